@@ -1,0 +1,48 @@
+"""Several draws made one query: log-likelihoods are averaged before any ratio sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ablate.types import Query
+
+
+def average(queries: Sequence[Query], draws: int) -> Sequence[Query]:
+    """Merge every ``draws`` consecutive queries into one with states [B,draws,*D] and their mean score.
+
+    The new axis looks like one more latent dimension to whatever reduces over those.
+
+    Raises:
+        ValueError: the number of queries is no multiple of ``draws``.
+    """
+    if draws == 1:
+        return queries
+    if len(queries) % draws:
+        raise ValueError(
+            f"batch.draws = {draws} must divide the {len(queries)} queries per sample; change the estimator's times"
+        )
+    return [_merge(queries[first : first + draws]) for first in range(0, len(queries), draws)]
+
+
+def _merge(parts: Sequence[Query]) -> Query:
+    def log_prob(v: Tensor) -> Tensor:
+        return torch.stack([q.log_prob(v[:, s]) for s, q in enumerate(parts)]).mean(0)
+
+    return Query(
+        x_t=torch.stack([q.x_t for q in parts], 1),
+        t=torch.stack([q.t for q in parts], 1),
+        k=torch.stack([q.k for q in parts], 1),
+        cond=parts[0].cond,
+        target=torch.stack([q.target for q in parts], 1),
+        log_prob=log_prob,
+        known=_mean_known(parts),
+        gain=parts[0].gain,
+    )
+
+
+def _mean_known(parts: Sequence[Query]) -> Mapping[str, Tensor]:
+    roles = set.intersection(*(set(q.known) for q in parts))
+    return {role: torch.stack([q.known[role] for q in parts]).mean(0) for role in roles}

@@ -1,0 +1,86 @@
+"""From a resolved config to objects. The only caller of hydra's instantiate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import hydra
+from hydra.errors import InstantiationException
+
+from ablate.contract.compat import TAGS
+from ablate.contract.errors import UserError
+from ablate.distributed import Distributed
+from ablate.parts import Parts
+from ablate.settings import BatchSizes, Budget, EvaluationSettings, OptimizerSettings
+from ablate.types import Learner, Policy, Sampler
+
+Config = Mapping[str, Any]
+
+
+def make(node: Config, **runtime: Any) -> Any:
+    """Build one part from its node; ``runtime`` holds what only exists now.
+
+    Hydra 1.3 would turn a dataclass passed to ``instantiate`` into a config, hence partial first and call after.
+
+    Raises:
+        UserError: the part refuses its settings, or does not exist.
+    """
+    plain = {key: value for key, value in node.items() if key not in TAGS}
+    try:
+        return hydra.utils.instantiate(plain, _convert_="all", _partial_=True)(**runtime)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise UserError(f"{node['_target_']}: {str(cause).splitlines()[0]}") from error
+    except TypeError as error:
+        raise UserError(f"{node['_target_']}: {error}; see the fields in its yaml under conf/") from error
+
+
+def light(config: Config) -> Parts:
+    """Everything but networks, in well under a second; refuses what the built parts know not to fit."""
+    sampler: Sampler = make(config["sampler"])
+    parts = Parts(
+        prompts=make(config["prompts"]),
+        reward=make(config["reward"]),
+        start=make(config["start"]),
+        sampler=sampler,
+        estimator=make(config["estimator"], sampler=sampler),
+        objective=make(config["objective"]),
+        regularizer=make(config["regularizer"]),
+        advantage=make(config["advantage"]),
+        snapshots=make(config["snapshots"]),
+    )
+    parts.check(batch_sizes(config), config["evaluation"]["role"])
+    return parts
+
+
+def batch_sizes(config: Config) -> BatchSizes:
+    return BatchSizes(**config["batch"])
+
+
+def budget(config: Config) -> Budget:
+    return Budget(**config["budget"])
+
+
+def evaluation(config: Config) -> tuple[EvaluationSettings, Sampler]:
+    node = dict(config["evaluation"])
+    sampler: Sampler = make(node.pop("sampler"))
+    return EvaluationSettings(**node), sampler
+
+
+def policy(config: Config, parts: Parts, distributed: Distributed) -> Policy:
+    """The policy with its weights loaded, on this process's device."""
+    built = make(config["policy"], snapshots=list(parts.snapshots.roles), device=distributed.device)
+    return cast(Policy, built)
+
+
+def learner(config: Config, parts: Parts, network: Policy, distributed: Distributed) -> Learner:
+    built = make(
+        config["learner"],
+        parts=parts,
+        policy=network,
+        distributed=distributed,
+        batch=batch_sizes(config),
+        optimizer=OptimizerSettings(**config["optimizer"]),
+    )
+    return cast(Learner, built)

@@ -1,0 +1,132 @@
+"""Which parts fit together, told from the composed config alone. No torch and no list of parts here.
+
+A part's yaml says what it ``requires`` of the others and what it ``provides`` to them. A run fits when every
+requirement is provided by some chosen part, and when its sizes divide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TAGS = ("requires", "provides")
+COUNTS = (
+    "batch.prompts",
+    "batch.group_size",
+    "batch.micro",
+    "batch.updates",
+    "batch.rollout",
+    "batch.draws",
+    "resources.processes",
+    "resources.threads",
+)
+OPTIONAL_COUNTS = (
+    "resources.slots",
+    "evaluation.every_iterations",
+    "evaluation.samples_per_prompt",
+    "evaluation.batch",
+    "checkpoint.every_iterations",
+)
+
+
+def problems(config: Mapping[str, Any], choices: Mapping[str, str], conf: Path) -> list[str]:
+    """Why this run cannot exist: one line per reason, each with value, rule and cure. Empty if it can.
+
+    Args:
+        config: the resolved config.
+        choices: the option chosen in each config group, e.g. {"sampler": "ode"}.
+        conf: the folder of config groups; the cure names the options there that provide what is missing.
+    """
+    counts = [*_count_problems(config)]
+    sizes = [] if counts else [*_size_problems(config), *_device_problems(config["resources"])]
+    return [*_tag_problems(config, choices, conf), *counts, *sizes, *_budget_problems(config["budget"])]
+
+
+def _parts(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {group: node for group, node in config.items() if isinstance(node, Mapping) and "_target_" in node}
+
+
+def _tag_problems(config: Mapping[str, Any], choices: Mapping[str, str], conf: Path) -> Iterator[str]:
+    parts = _parts(config)
+    provided = {tag for node in parts.values() for tag in node.get("provides", ())}
+    for group, node in parts.items():
+        for tag in node.get("requires", ()):
+            if tag in provided:
+                continue
+            cures = providers(conf, tag)
+            candidates = sorted({cure.split("=")[0] for cure in cures})
+            chosen = ", ".join(f"{name}={choices.get(name, '?')}" for name in candidates)
+            yield (
+                f"{group}={choices.get(group, node['_target_'])} requires '{tag}', which "
+                f"{chosen or 'no chosen part'} does not provide; choose {' or '.join(cures) or 'another ' + group}"
+            )
+
+
+def providers(conf: Path, tag: str) -> list[str]:
+    """The options that provide a tag, as overrides: ["sampler=sde", ...]."""
+    found = []
+    for path in sorted(conf.glob("*/*.yaml")):
+        node = yaml.safe_load(path.read_text()) or {}
+        if tag in node.get("provides", ()):
+            found.append(f"{path.parent.name}={path.stem}")
+    return found
+
+
+def _count_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    for name in (*COUNTS, *OPTIONAL_COUNTS):
+        section, key = name.split(".")
+        value = config[section].get(key)
+        if value is None and name in OPTIONAL_COUNTS:
+            continue
+        if type(value) is not int or value < 1:
+            yield f"{name} = {value} must be a whole number, 1 or more"
+
+
+def _divides(whole: int, name: str, part: int, by: str, cure: str) -> Iterator[str]:
+    if whole % part:
+        yield f"{name} = {whole} must be a multiple of {by} = {part}; {cure}"
+
+
+def _size_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    batch, processes = config["batch"], config["resources"]["processes"]
+    prompts, group_size, updates = batch["prompts"], batch["group_size"], batch["updates"]
+    if group_size < 2:
+        yield f"batch.group_size = {group_size} must be at least 2: an advantage compares samples of one prompt"
+    if prompts % processes:
+        cure = f"a prompt's group never crosses a process: try batch.prompts={_nearest(prompts, processes)}"
+        yield from _divides(prompts, "batch.prompts", processes, "resources.processes", cure)
+        return
+    local = prompts // processes
+    if local % updates:
+        cure = "every update takes whole groups: change either"
+        yield from _divides(local, "prompts per process", updates, "batch.updates", cure)
+        return
+    share = local // updates * group_size
+    micro = max(size for size in range(1, min(share, batch["micro"]) + 1) if share % size == 0)
+    cure = f"choose batch.micro={micro}"
+    yield from _divides(share, "samples per update and process", batch["micro"], "batch.micro", cure)
+
+
+def _nearest(whole: int, part: int) -> int:
+    return max(1, round(whole / part)) * part
+
+
+def _device_problems(resources: Mapping[str, Any]) -> Iterator[str]:
+    gpus, processes = resources["gpus"], resources["processes"]
+    if gpus not in (0, processes):
+        yield (
+            f"resources.gpus = {gpus} must be 0 or resources.processes = {processes}: each process has one GPU; "
+            f"choose resources.processes={gpus}, or resources.gpus=0 for the CPU"
+        )
+
+
+def _budget_problems(budget: Mapping[str, Any]) -> Iterator[str]:
+    given = [name for name, value in budget.items() if value is not None]
+    if not given:
+        yield f"the budget is empty; give one of {', '.join('budget.' + name for name in budget)}"
+    for name in given:
+        if type(budget[name]) not in (int, float) or not budget[name] > 0:
+            yield f"budget.{name} = {budget[name]} must be a positive number"

@@ -1,0 +1,223 @@
+"""``runs/<signature>/``: the record of one run, on disk. No torch here.
+
+    config.yaml     the resolved config; the run reads this and never composes again
+    overrides.txt   every command line that asked for this run
+    commit.txt      code version and package versions at submission
+    state.json      state, pid, host, iteration, last error line
+    metrics.jsonl   one row per iteration      eval.jsonl   one row per evaluation
+    images/         sample grids               checkpoints/ latest.ckpt
+    log.txt         output of the process, when a launcher started it
+    lock            held by the process that owns the run; the kernel lets go when it dies
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ablate.contract.errors import UserError
+from ablate.contract.keys import ITERATION
+
+NOT_IDENTITY = ("resources", "logging", "paths", "sweep", "hydra", "choices")
+Row = dict[str, Any]
+
+
+def signature(config: Mapping[str, Any]) -> str:
+    """8 hex digits naming a resolved config, without the keys that cannot change what is learned."""
+    identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of one run, and the only functions that write its record."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def overrides(self) -> Path:
+        return self.root / "overrides.txt"
+
+    @property
+    def commit(self) -> Path:
+        return self.root / "commit.txt"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def evals(self) -> Path:
+        return self.root / "eval.jsonl"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoints" / "latest.ckpt"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    def read_config(self) -> dict[str, Any]:
+        """The resolved config.
+
+        Raises:
+            UserError: the file is missing or is not a mapping.
+        """
+        try:
+            config = yaml.safe_load(self.config.read_text())
+        except FileNotFoundError as error:
+            raise UserError(f"{self.root} is no run directory: it has no config.yaml") from error
+        except yaml.YAMLError as error:
+            raise UserError(f"{self.config} is damaged; remove the run directory and run again") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{self.config} holds no config; remove the run directory and run again")
+        return config
+
+    def read_state(self) -> Row:
+        """state.json, or {} before the run first started. Whether a run lives is told by ``is_live`` alone."""
+        try:
+            state = json.loads(self.state.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        return dict(state)
+
+    def update_state(self, **fields: Any) -> None:
+        """Merge fields into state.json, atomically."""
+        write_text(self.state, json.dumps(self.read_state() | fields, indent=1, sort_keys=True) + "\n")
+
+    def is_live(self) -> bool:
+        """True while some process of this host holds the run."""
+        if not self.lock.exists():
+            return False
+        with self.lock.open("r") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    return True
+                raise
+        return False
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Hold the run for the length of the block.
+
+        Raises:
+            UserError: a live process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self.lock.open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                owner = self.read_state()
+                raise UserError(
+                    f"{self.root} belongs to a live process (pid {owner.get('pid', '?')} on "
+                    f"{owner.get('host', '?')}); wait for it, or stop it with: python -m runners cancel {self.name}"
+                ) from error
+            self.update_state(pid=os.getpid(), host=socket.gethostname(), started=time.time())
+            yield
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    partial.replace(path)
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one line and flush it; on failure leave the file as it was.
+
+    Raises:
+        UserError: the disk is full or the file cannot be written.
+        ValueError: a value is not finite, which JSON cannot say.
+    """
+    line = (json.dumps(row, sort_keys=True, allow_nan=False) + "\n").encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab", buffering=0) as handle:
+        size = handle.seek(0, os.SEEK_END)
+        try:
+            if handle.write(line) != len(line):
+                raise OSError(errno.ENOSPC, "short write")
+            os.fsync(handle.fileno())
+        except OSError as error:
+            handle.truncate(size)
+            raise UserError(
+                f"could not write row {row.get(ITERATION)} to {path}: {error.strerror}; "
+                "free some space and repeat the command, the run goes on from its checkpoint"
+            ) from error
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All whole rows; a torn last line, left by a kill, is not a row.
+
+    Raises:
+        UserError: a line before the last is damaged.
+    """
+    if not path.exists():
+        return []
+    rows: list[Row] = []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):  # no newline after it: the write was cut short
+                break
+            raise UserError(f"{path} line {number} is damaged; restore the file or remove the run") from error
+    return rows
+
+
+def cut_rows(path: Path, iteration: int) -> None:
+    """Drop the rows after ``iteration``: on resume they will be written again."""
+    if not path.exists():
+        return
+    kept = [row for row in read_rows(path) if row[ITERATION] <= iteration]
+    write_text(path, "".join(json.dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in kept))
+
+
+def finite(row: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the numbers in a row that are not finite."""
+    return (key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value))

@@ -1,0 +1,76 @@
+"""Rewards of a rollout, and the credit that follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ablate.contract import keys
+from ablate.contract.errors import DivergedRun, IncompatibleRun
+from ablate.distributed import Distributed
+from ablate.groups import zero_std_share
+from ablate.types import AdvantageFn, Feedback, Policy, Prompt, Reward, Rollout
+
+_SATURATED = 1 - 1e-6
+
+
+def score(policy: Policy, reward: Reward, x0: Tensor, prompts: Sequence[Prompt], chunk: int) -> dict[str, Tensor]:
+    """Every reward of every sample, {name: [N]} fp32.
+
+    Raises:
+        DivergedRun: a reward is not finite.
+        IncompatibleRun: ``reward.weights`` or ``reward.headline`` names a reward that is not returned.
+    """
+    parts = []
+    with torch.no_grad(), policy.phase("reward"):
+        for first in range(0, len(x0), chunk):
+            rows = slice(first, first + chunk)
+            parts.append(reward(policy.decode(x0[rows]), prompts[rows]))
+    scores = {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
+    unknown = sorted({*reward.weights, reward.headline} - set(scores))
+    if unknown:
+        raise IncompatibleRun(f"reward names {unknown}, but it returns {sorted(scores)}; mend reward.weights or headline")
+    for name, values in scores.items():
+        bad = (~values.isfinite()).nonzero().flatten()
+        if len(bad):
+            raise DivergedRun(
+                f"reward '{name}' is {float(values[bad[0]])} for {len(bad)} of {len(values)} samples, first for prompt "
+                f"{prompts[int(bad[0])].text!r}; a reward must be finite: look at the sample, or mend the reward"
+            )
+    return scores
+
+
+def judge(
+    policy: Policy,
+    reward: Reward,
+    advantage: AdvantageFn,
+    rollout: Rollout,
+    prompts: Sequence[Prompt],
+    *,
+    chunk: int,
+    distributed: Distributed,
+) -> tuple[Feedback, dict[str, float]]:
+    """Score the samples, compare them over all processes, and take this process's share of the credit."""
+    scores = score(policy, reward, rollout.x0, prompts, chunk)
+    total = sum((weight * scores[name] for name, weight in reward.weights.items()), torch.zeros(len(rollout.x0)))
+    names = [*scores, "total"]
+    table = torch.stack([*scores.values(), total.to(rollout.x0.device)], 1)
+    everyone = distributed.gather(table)
+    group = distributed.gather(rollout.group)
+    credit = advantage(everyone[:, -1], group)
+    own = slice(distributed.rank * len(total), (distributed.rank + 1) * len(total))
+    return Feedback(everyone[own, -1], credit[own], rollout.group), _describe(names, everyone, credit, group)
+
+
+def _describe(names: Sequence[str], scores: Tensor, credit: Tensor, group: Tensor) -> dict[str, float]:
+    row = {}
+    for name, values in zip(names, scores.unbind(1), strict=True):
+        row[keys.reward_mean(name)] = float(values.mean())
+        row[keys.reward_std(name)] = float(values.std(correction=0))
+    size = credit.abs()
+    row[keys.ADVANTAGE_ABS_MEAN] = float(size.mean())
+    row[keys.ADVANTAGE_SATURATED] = float((size >= _SATURATED * size.max()).float().mean()) if size.max() > 0 else 0.0
+    row[keys.GROUP_ZERO_STD] = zero_std_share(scores[:, -1], group)
+    return row

@@ -1,0 +1,84 @@
+"""Rows: the file first, W&B second. W&B is a view, and never stops a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ablate.contract import keys
+from ablate.contract.errors import DivergedRun
+from ablate.contract.rundir import RunDir, append_row, cut_rows, finite, read_rows, signature
+
+
+class Recorder:
+    """The one writer of a run's rows, on rank 0."""
+
+    def __init__(self, run: RunDir, config: Mapping[str, Any]) -> None:
+        self._run = run
+        self._view = _wandb_run(run, config) if config["logging"]["wandb"] != "disabled" else None
+
+    def rewind(self, iteration: int) -> None:
+        """Drop rows a resumed run will write again."""
+        cut_rows(self._run.metrics, iteration)
+        cut_rows(self._run.evals, iteration)
+
+    def evaluated(self, iteration: int) -> bool:
+        """Whether the evaluation after ``iteration`` is on record."""
+        return any(row[keys.ITERATION] == iteration for row in read_rows(self._run.evals))
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """One iteration.
+
+        Raises:
+            DivergedRun: a number is not finite; the row is not written.
+        """
+        bad = sorted(finite(row))
+        if bad:
+            raise DivergedRun(f"{bad[0]} is {row[bad[0]]} at iteration {row[keys.ITERATION]}; the last checkpoint is kept")
+        append_row(self._run.metrics, row)
+        self._show(row)
+
+    def evaluation(self, row: Mapping[str, Any]) -> None:
+        """One evaluation; its picture lies in the run directory already."""
+        append_row(self._run.evals, row)
+        self._show({key: value for key, value in row.items() if key.startswith("eval/")}, self._picture(row))
+
+    def _picture(self, row: Mapping[str, Any]) -> str:
+        return str(self._run.root / row[keys.EVAL_IMAGES])
+
+    def _show(self, values: Mapping[str, Any], picture: str | None = None) -> None:
+        if self._view is None:
+            return
+        import wandb  # 0.5 s, paid only by runs that show themselves
+
+        shown = dict(values) | ({"eval/samples": wandb.Image(picture)} if picture else {})
+        self._view.log(shown)  # never with step=: W&B drops rows that come for an earlier step
+
+    def close(self) -> None:
+        if self._view is not None:
+            self._view.finish(quiet=True)
+
+
+def _wandb_run(run: RunDir, config: Mapping[str, Any]) -> Any:
+    import wandb
+
+    logging = config["logging"]
+    view = wandb.init(
+        id=run.name,
+        name=run.name,
+        project=logging["project"],
+        entity=logging["entity"],
+        group=signature({key: value for key, value in config.items() if key != "seed"}),
+        job_type="train",
+        tags=list(logging["tags"]),
+        config=dict(config),
+        dir=str(run.root),
+        mode=logging["wandb"],
+        resume="allow",
+        settings=wandb.Settings(x_disable_stats=True, console="off", silent=True),
+    )
+    view.define_metric(keys.GPU_HOURS)
+    for pattern in ("reward/*", "eval/*"):
+        view.define_metric(pattern, step_metric=keys.GPU_HOURS)
+    view.define_metric("*", step_metric=keys.ITERATION)
+    return view

@@ -1,0 +1,57 @@
+"""Which roles follow theta, how fast, and which of them draws the rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ablate.types import Policy, Role, Schedule
+
+Turn = Literal["step", "iteration"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """``role <- d role + (1 - d) source`` with ``d = decay(optimizer step)``.
+
+    Attributes:
+        per: after every optimizer step, or once at the end of an iteration.
+    """
+
+    decay: Schedule
+    per: Turn
+    source: Role = "theta"
+
+    def __post_init__(self) -> None:
+        if self.per not in ("step", "iteration"):
+            raise ValueError(f"snapshot per = {self.per!r} must be 'step' or 'iteration'")
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """The roles besides theta and ref.
+
+    Attributes:
+        rollout: the role that draws; theta, or one of ``roles``.
+        roles: the snapshots by name.
+
+    Raises:
+        ValueError: the drawing role has no weights, or a name is taken.
+    """
+
+    rollout: Role
+    roles: Mapping[Role, Snapshot]
+
+    def __post_init__(self) -> None:
+        taken = {"theta", "ref"} & set(self.roles)
+        if taken:
+            raise ValueError(f"snapshots.roles names {sorted(taken)}, which always exist; choose other names")
+        if self.rollout not in {"theta", *self.roles}:
+            raise ValueError(f"snapshots.rollout = {self.rollout} is no role; choose theta or one of {sorted(self.roles)}")
+
+    def follow(self, policy: Policy, step: int, turn: Turn) -> None:
+        """Let every role that moves at this turn follow its source."""
+        for role, snapshot in self.roles.items():
+            if snapshot.per == turn:
+                policy.blend(role, snapshot.source, snapshot.decay(step))
