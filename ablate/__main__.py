@@ -6,7 +6,6 @@ Nothing here imports torch until a run has been planned; a mistake costs a secon
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import hydra
@@ -15,12 +14,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ablate.contract.errors import IncompatibleRun, UserError
+from ablate.contract.keys import ITERATION
+from ablate.contract.rundir import last_row
 from runners import process, submit
 from runners.compose import COMPOSER_ERRORS, CONF, PRIMARY, composing, one_line
 from runners.plan import Run, key_of, plan
 from runners.register import register
 from runners.submit import Fate
 
+STOPPED = "stopped before it was done; repeat the command to go on"
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own switch: its errors reach us as exceptions, not as printed pages
 
 
@@ -38,33 +40,32 @@ def train_here(overrides: list[str]) -> None:
 
     Raises:
         IncompatibleRun: its parts do not fit together.
-        UserError: a typo, a run that somebody else holds, or a failure the trainer explains.
-        SystemExit: a trainer of several processes failed; its exit code.
+        UserError: a typo, a run that somebody else holds, a failure the trainer explains, or a stop.
     """
     (item,) = plan([overrides])
     if not isinstance(item, Run):
         raise IncompatibleRun("; and ".join(item.reasons))
     directory, fate = item.directory, submit.fate(item)
     if fate is Fate.LIVE:
-        pid = directory.read_state().get("pid", "?")
-        cure = f"wait for it, or stop it with: python -m runners cancel {directory.name}"
-        raise UserError(f"{directory.root} belongs to a live process (pid {pid}); {cure}")
+        raise UserError(directory.taken())
     if fate is Fate.DONE:
         submit.name(item)
         print(f"{directory.root} is done already; change an override, or remove it to run it again")
         return
     submit.snapshot(item)
     print(f"{directory.root}: {fate.value}", flush=True)
-    os.environ.update(process.threads(item.config["resources"]))
-    processes = int(item.config["resources"]["processes"])
-    if processes > 1:
-        code = subprocess.run(process.command(directory, processes)).returncode
-        if code:
-            raise SystemExit(code)
+    resources = item.config["resources"]
+    if resources["processes"] > 1:
+        if process.attend(directory, resources):
+            raise UserError(directory.read_state().get("error") or STOPPED)
         return
+    os.environ.update(process.threads(resources))
     from ablate.train import run  # only now: torch reads the environment when it loads
 
-    run(directory)
+    outcome = run(directory)
+    print(f"{directory.root}: {outcome} at iteration {last_row(directory.metrics).get(ITERATION, 0)}")
+    if outcome != "done":
+        raise UserError(STOPPED)
 
 
 def main() -> None:
@@ -72,8 +73,9 @@ def main() -> None:
     register()
     arguments = get_args_parser().parse_args()
     flags = (arguments.help, arguments.hydra_help, arguments.cfg, arguments.info, arguments.shell_completion)
-    if any(key_of(override) == "sweep" for override in arguments.overrides) and not any(flags):
-        sys.argv[1:] = ["--multirun", *(word for word in sys.argv[1:] if word not in ("-m", "--multirun", "-r", "--run"))]
+    named = any(key_of(override) == "sweep" for override in arguments.overrides)
+    if named and not arguments.multirun and not any(flags):
+        sys.argv.insert(1, "--multirun")  # a named grid is a grid
     if FULL_ERROR in os.environ:
         here()
         return

@@ -22,7 +22,8 @@ def average(queries: Sequence[Query], draws: int) -> Sequence[Query]:
         return queries
     if len(queries) % draws:
         raise ValueError(
-            f"batch.draws = {draws} must divide the {len(queries)} queries per sample; change the estimator's times"
+            f"batch.draws = {draws} must divide the {len(queries)} queries per sample; "
+            "change the estimator's times"
         )
     return [_merge(queries[first : first + draws]) for first in range(0, len(queries), draws)]
 
@@ -39,7 +40,7 @@ def _merge(parts: Sequence[Query]) -> Query:
         target=torch.stack([q.target for q in parts], 1),
         log_prob=log_prob,
         known=_mean_known(parts),
-        gain=parts[0].gain,
+        gain=sum(q.gain for q in parts) / len(parts),
     )
 
 

@@ -12,8 +12,8 @@ from ablate.contract.compat import TAGS
 from ablate.contract.errors import UserError
 from ablate.distributed import Distributed
 from ablate.parts import Parts
+from ablate.protocols import Learner, Policy, Sampler
 from ablate.settings import BatchSizes, Budget, EvaluationSettings, OptimizerSettings
-from ablate.types import Learner, Policy, Sampler
 
 Config = Mapping[str, Any]
 
@@ -21,7 +21,8 @@ Config = Mapping[str, Any]
 def make(node: Config, **runtime: Any) -> Any:
     """Build one part from its node; ``runtime`` holds what only exists now.
 
-    Hydra 1.3 would turn a dataclass passed to ``instantiate`` into a config, hence partial first and call after.
+    Hydra 1.3 would turn a dataclass passed to ``instantiate`` into a config, hence partial first and call
+    after.
 
     Raises:
         UserError: the part refuses its settings, or does not exist.

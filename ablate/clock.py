@@ -35,7 +35,10 @@ class Clock:
         self._seconds[name] += time.perf_counter() - began
 
     def close_iteration(self) -> dict[str, float]:
-        """Seconds by phase since the last call, "other" being the rest; adds the counted ones to ``gpu_hours``."""
+        """Seconds by phase since the last call, "other" being the rest.
+
+        Adds the counted ones, summed over processes, to ``gpu_hours``.
+        """
         seconds = {name: self._seconds[name] for name in (*COUNTED, "eval")}
         now = time.perf_counter()
         seconds["other"] = now - self._began - sum(seconds.values())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class Distributed:
-    """Rank, device and the few collectives a run needs. Started by torchrun when there are several processes."""
+    """Rank, device and the few collectives a run needs; several processes are started by torchrun."""
 
     def __init__(self, gpus: int) -> None:
         self._accelerator = Accelerator(cpu=gpus == 0)
@@ -73,7 +73,7 @@ class Distributed:
             return
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         flat: Tensor = self._accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
-        parts = flat.split([g.numel() for g in gradients])
+        parts = torch.split(flat, [g.numel() for g in gradients])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter).clone()
 

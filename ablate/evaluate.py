@@ -16,10 +16,11 @@ from ablate.distributed import Distributed
 from ablate.judge import score
 from ablate.key import Key
 from ablate.pictures import save_grid
+from ablate.protocols import Policy, PromptSet, Reward, Sampler
 from ablate.rollout import Request, collect
 from ablate.settings import EvaluationSettings
 from ablate.starts.noise import Noise
-from ablate.types import Policy, Prompt, PromptSet, Reward, Sampler
+from ablate.types import Prompt
 
 _PICTURED_PER_TAG = 4
 

@@ -15,7 +15,8 @@ def group_mean(values: Tensor, group: Tensor) -> Tensor:
     """Mean over each sample's group, for every sample: [M] -> [M]."""
     _, member, count = torch.unique(group, return_inverse=True, return_counts=True)
     total = torch.zeros(len(count), dtype=values.dtype, device=values.device).index_add_(0, member, values)
-    return (total / count)[member]
+    mean: Tensor = total / count
+    return mean[member]
 
 
 def group_std(values: Tensor, group: Tensor) -> Tensor:
@@ -31,22 +32,27 @@ def zero_std_share(values: Tensor, group: Tensor) -> float:
 
 
 def batches(index: Tensor, size: int) -> Iterator[Tensor]:
-    """Consecutive micro-batches. Groups lie side by side, so a multiple of the group size keeps them whole."""
-    return iter(index.split(size))
+    """Consecutive micro-batches; groups lie side by side, so multiples of the group size keep them whole."""
+    return iter(torch.split(index, size))
 
 
 def feedback_of(feedback: Feedback, rollout: Rollout, index: Tensor, k: Tensor, scope: Scope) -> Feedback:
-    """Credit of a micro-batch: [N] or [N,K] read at step ``k`` -> [B], with siblings where the scope asks."""
-    advantage = feedback.advantage[index]
-    if advantage.dim() == 2:
-        advantage = advantage.gather(1, k.view(len(index), -1)[:, :1]).squeeze(1)
-    part = Feedback(feedback.reward[index], advantage, feedback.group[index])
-    return replace(part, siblings=siblings(feedback, rollout, index)) if scope == "siblings" else part
+    """Credit of a micro-batch: [N], or [N,K] read at steps ``k`` [B] or [B,draws] and averaged over draws.
+
+    With all members of each row's group, the row itself included, where the scope asks for siblings.
+    """
+    part = Feedback(feedback.reward[index], _credit(feedback, index, k), feedback.group[index])
+    return replace(part, siblings=siblings(feedback, rollout, index, k)) if scope == "siblings" else part
 
 
-def siblings(feedback: Feedback, rollout: Rollout, index: Tensor) -> Siblings:
-    """All members of each row's group, the row itself included."""
+def _credit(feedback: Feedback, rows: Tensor, k: Tensor) -> Tensor:
+    advantage = feedback.advantage[rows]
+    return advantage if advantage.dim() == 1 else advantage.gather(1, k.view(len(rows), -1)).mean(1)
+
+
+def siblings(feedback: Feedback, rollout: Rollout, index: Tensor, k: Tensor) -> Siblings:
+    """The members of each row's group, with their credit at the row's step ``k`` [B]."""
     members = [(rollout.group == label).nonzero().squeeze(1) for label in rollout.group[index].tolist()]
     rows = torch.stack(members)  # raises if groups differ in size, which batches never makes
-    credit = feedback.advantage if feedback.advantage.dim() == 1 else feedback.advantage.mean(1)
-    return Siblings(rollout.x0[rows], credit[rows])
+    credit = [_credit(feedback, row, step.expand(len(row))) for row, step in zip(rows, k, strict=True)]
+    return Siblings(rollout.x0[rows], torch.stack(credit))

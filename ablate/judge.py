@@ -11,12 +11,15 @@ from ablate.contract import keys
 from ablate.contract.errors import DivergedRun, IncompatibleRun
 from ablate.distributed import Distributed
 from ablate.groups import zero_std_share
-from ablate.types import AdvantageFn, Feedback, Policy, Prompt, Reward, Rollout
+from ablate.protocols import AdvantageFn, Policy, Reward
+from ablate.types import Feedback, Prompt, Rollout
 
 _SATURATED = 1 - 1e-6
 
 
-def score(policy: Policy, reward: Reward, x0: Tensor, prompts: Sequence[Prompt], chunk: int) -> dict[str, Tensor]:
+def score(
+    policy: Policy, reward: Reward, x0: Tensor, prompts: Sequence[Prompt], chunk: int
+) -> dict[str, Tensor]:
     """Every reward of every sample, {name: [N]} fp32.
 
     Raises:
@@ -31,13 +34,16 @@ def score(policy: Policy, reward: Reward, x0: Tensor, prompts: Sequence[Prompt],
     scores = {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
     unknown = sorted({*reward.weights, reward.headline} - set(scores))
     if unknown:
-        raise IncompatibleRun(f"reward names {unknown}, but it returns {sorted(scores)}; mend reward.weights or headline")
+        raise IncompatibleRun(
+            f"reward names {unknown}, but it returns {sorted(scores)}; mend reward.weights or headline"
+        )
     for name, values in scores.items():
         bad = (~values.isfinite()).nonzero().flatten()
         if len(bad):
             raise DivergedRun(
-                f"reward '{name}' is {float(values[bad[0]])} for {len(bad)} of {len(values)} samples, first for prompt "
-                f"{prompts[int(bad[0])].text!r}; a reward must be finite: look at the sample, or mend the reward"
+                f"reward '{name}' is {float(values[bad[0]])} for {len(bad)} of {len(values)} samples, "
+                f"first for prompt {prompts[int(bad[0])].text!r}; "
+                "a reward must be finite: look at the sample, or mend the reward"
             )
     return scores
 
@@ -54,7 +60,9 @@ def judge(
 ) -> tuple[Feedback, dict[str, float]]:
     """Score the samples, compare them over all processes, and take this process's share of the credit."""
     scores = score(policy, reward, rollout.x0, prompts, chunk)
-    total = sum((weight * scores[name] for name, weight in reward.weights.items()), torch.zeros(len(rollout.x0)))
+    total = sum(
+        (weight * scores[name] for name, weight in reward.weights.items()), torch.zeros(len(rollout.x0))
+    )
     names = [*scores, "total"]
     table = torch.stack([*scores.values(), total.to(rollout.x0.device)], 1)
     everyone = distributed.gather(table)
@@ -71,6 +79,8 @@ def _describe(names: Sequence[str], scores: Tensor, credit: Tensor, group: Tenso
         row[keys.reward_std(name)] = float(values.std(correction=0))
     size = credit.abs()
     row[keys.ADVANTAGE_ABS_MEAN] = float(size.mean())
-    row[keys.ADVANTAGE_SATURATED] = float((size >= _SATURATED * size.max()).float().mean()) if size.max() > 0 else 0.0
+    row[keys.ADVANTAGE_SATURATED] = (
+        float((size >= _SATURATED * size.max()).float().mean()) if size.max() > 0 else 0.0
+    )
     row[keys.GROUP_ZERO_STD] = zero_std_share(scores[:, -1], group)
     return row

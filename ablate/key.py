@@ -1,7 +1,7 @@
 """Names for randomness: every draw has an address, so it can be had again.
 
-No generator is shared and none is saved. A draw is named by (seed, iteration), a purpose and the number of the sample
-it belongs to; hence micro-batches, chunks and the number of processes change no bit of it.
+No generator is shared and none is saved. A draw is named by (seed, iteration), a purpose and the number of
+the sample it belongs to; hence micro-batches, chunks and the number of processes change no bit of it.
 """
 
 from __future__ import annotations

@@ -20,10 +20,11 @@ from ablate.key import Key
 from ablate.parts import Parts
 from ablate.progress import ProgressLine
 from ablate.prompt_order import prompt_slots
+from ablate.protocols import Learner, Policy
 from ablate.record import Recorder
 from ablate.rollout import Request, collect
 from ablate.settings import BatchSizes, Budget
-from ablate.types import Learner, Policy, Prompt
+from ablate.types import Prompt
 
 _STATE_EVERY_S = 1.0
 
@@ -95,10 +96,18 @@ def _iterate(lab: Lab, now: Progress, clock: Clock) -> tuple[Progress, dict[str,
     prompts, request = _request(lab, now.iteration)
     with clock.phase("rollout"):
         texts = [prompt.text for prompt in prompts]
-        rollout = collect(lab.policy, parts.sampler, parts.start, texts, request=request, key=key.of("rollout"))
+        rollout = collect(
+            lab.policy, parts.sampler, parts.start, texts, request=request, key=key.of("rollout")
+        )
     with clock.phase("reward"):
         feedback, row = judge(
-            lab.policy, parts.reward, parts.advantage, rollout, prompts, chunk=batch.rollout, distributed=distributed
+            lab.policy,
+            parts.reward,
+            parts.advantage,
+            rollout,
+            prompts,
+            chunk=batch.rollout,
+            distributed=distributed,
         )
     with clock.phase("update"):
         row |= lab.learner.update(rollout, feedback, key.of("update"))

@@ -7,7 +7,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from ablate.types import Cond, Evaluation, Policy, Query, Role, Velocity
+from ablate.protocols import Policy
+from ablate.types import Cond, Evaluation, Query, Role, Velocity
 
 
 def evaluate(policy: Policy, query: Query, uses: Collection[str]) -> Evaluation:
@@ -16,11 +17,15 @@ def evaluate(policy: Policy, query: Query, uses: Collection[str]) -> Evaluation:
     A score the query already knows costs no forward.
     """
     v = at(query, policy.velocity("theta"))
-    wanted = {kind: {use.split(":")[1] for use in uses if use.startswith(kind + ":")} for kind in ("v", "log_prob")}
+    wanted = {
+        kind: {use.partition(":")[2] for use in uses if use.startswith(kind + ":")}
+        for kind in ("v", "log_prob")
+    }
     known = {role: query.known[role] for role in wanted["log_prob"] & set(query.known)}
     with torch.no_grad():
         run: dict[Role, Tensor] = {
-            role: at(query, policy.velocity(role)) for role in sorted(wanted["v"] | (wanted["log_prob"] - set(known)))
+            role: at(query, policy.velocity(role))
+            for role in sorted(wanted["v"] | (wanted["log_prob"] - set(known)))
         }
         scored = {role: query.log_prob(run[role]) for role in wanted["log_prob"] - set(known)}
     return Evaluation(query, v, query.log_prob(v), {role: run[role] for role in wanted["v"]}, known | scored)

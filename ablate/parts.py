@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ablate.contract.errors import IncompatibleRun
+from ablate.protocols import AdvantageFn, Estimator, Objective, PromptSet, Regularizer, Reward, Sampler, Start
 from ablate.settings import BatchSizes
 from ablate.snapshots.snapshots import Snapshots
-from ablate.types import AdvantageFn, Estimator, Objective, PromptSet, Regularizer, Reward, Sampler, Start
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,16 @@ class Parts:
         """Refuse what only the built parts can tell.
 
         Raises:
-            IncompatibleRun: a role nobody keeps, or a micro-batch that splits groups an objective needs whole.
+            IncompatibleRun: a role nobody keeps, a micro-batch that splits groups an objective needs whole,
+                or averaged draws where an objective reads siblings at one state.
         """
         roles = {"theta", "ref", *self.snapshots.roles}
-        reads = {use.split(":")[1]: use for use in self.objective.uses | self.regularizer.uses}
+        reads = {use.partition(":")[2]: use for use in self.objective.uses | self.regularizer.uses}
         for role, use in sorted((reads | {evaluation_role: "evaluation.role"}).items()):
             if role not in roles:
                 raise IncompatibleRun(
-                    f"{use} is read, but snapshots keep only {sorted(roles)}; choose snapshots that keep '{role}'"
+                    f"{use} is read, but snapshots keep only {sorted(roles)}; "
+                    f"choose snapshots that keep '{role}'"
                 )
         name = type(self.objective).__name__
         if self.objective.scope == "group" and batch.micro % batch.group_size:
@@ -44,4 +46,6 @@ class Parts:
                 f"{name} compares the samples of a group in one micro-batch"
             )
         if self.objective.scope == "siblings" and batch.draws > 1:
-            raise IncompatibleRun(f"batch.draws = {batch.draws} must be 1: {name} reads siblings at one state")
+            raise IncompatibleRun(
+                f"batch.draws = {batch.draws} must be 1: {name} reads siblings at one state"
+            )

@@ -35,7 +35,7 @@ def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:
 
 
 def _scatter(points: Tensor, size: int = 192, extent: float = 5.0) -> Tensor:
-    """Points [n,2] in the square of half-width ``extent`` -> one image [1,3,size,size], dark where they are."""
+    """Points [n,2] in the square of half-width ``extent`` -> image [1,3,size,size], dark where they are."""
     place = ((points.cpu() / extent + 1) / 2 * (size - 1)).round().long()
     inside = ((place >= 0) & (place < size)).all(1)
     x, y = place[inside].unbind(1)

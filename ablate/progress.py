@@ -15,7 +15,11 @@ class ProgressLine:
     def __init__(self, name: str, *, enabled: bool, spent: float) -> None:
         # disable=None lets tqdm be silent where stderr is no terminal
         self._bar = tqdm(
-            total=1.0, initial=min(1.0, spent), desc=name, bar_format=_FORMAT, disable=None if enabled else True
+            total=1.0,
+            initial=min(1.0, spent),
+            desc=name,
+            bar_format=_FORMAT,
+            disable=None if enabled else True,
         )
         self._began, self._first = time.monotonic(), spent
 
@@ -27,7 +31,8 @@ class ProgressLine:
     def show(self, *, spent: float, iteration: int, reward: float, gpu_hours: float) -> None:
         left = int(self.eta_s(spent))
         self._bar.set_postfix_str(
-            f"iteration {iteration}  reward {reward:.3f}  {gpu_hours:.4f} device-h  {left // 60}:{left % 60:02d} left",
+            f"iteration {iteration}  reward {reward:.3f}  {gpu_hours:.4f} device-h  "
+            f"{left // 60}:{left % 60:02d} left",
             refresh=False,
         )
         self._bar.update(min(1.0, spent) - self._bar.n)

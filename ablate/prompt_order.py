@@ -8,7 +8,7 @@ from ablate.key import Key
 
 
 def prompt_slots(total: int, count: int, iteration: int, seed: int) -> list[int]:
-    """The dataset rows of iteration ``iteration``: ``count`` consecutive ones of an endless row of permutations.
+    """The dataset rows of one iteration: ``count`` consecutive ones of an endless row of permutations.
 
     Every prompt comes up once before any comes up twice, on however many processes.
     """

@@ -34,7 +34,9 @@ class Recorder:
         """
         bad = sorted(finite(row))
         if bad:
-            raise DivergedRun(f"{bad[0]} is {row[bad[0]]} at iteration {row[keys.ITERATION]}; the last checkpoint is kept")
+            raise DivergedRun(
+                f"{bad[0]} is {row[bad[0]]} at iteration {row[keys.ITERATION]}; the last checkpoint is kept"
+            )
         append_row(self._run.metrics, row)
         self._show(row)
 

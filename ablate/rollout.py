@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ablate.key import Draws, Key
-from ablate.types import Cond, Keep, Path, Policy, Role, Rollout, Sampler, Start, Step, Velocity
+from ablate.protocols import Policy, Sampler, Start
+from ablate.types import Cond, Keep, Path, Role, Rollout, Step, Velocity
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def collect(
     with torch.no_grad(), policy.phase("rollout"):
         cond = policy.encode(prompts)
         parts = []
-        for index in torch.arange(len(prompts)).split(request.chunk):
+        for index in torch.split(torch.arange(len(prompts)), request.chunk):
             rows = index.to(request.sample.device)
             part = {name: value[rows] for name, value in cond.items()}
             draws = key.rows(request.sample[rows])

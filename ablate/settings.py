@@ -52,9 +52,13 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         if not self.lr > 0 or not self.grad_clip > 0 or not self.eps > 0:
-            raise ValueError(f"optimizer lr = {self.lr}, grad_clip = {self.grad_clip}, eps = {self.eps} must be positive")
+            raise ValueError(
+                f"optimizer lr = {self.lr}, grad_clip = {self.grad_clip}, eps = {self.eps} must be positive"
+            )
         if self.weight_decay < 0 or len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
-            raise ValueError(f"optimizer weight_decay = {self.weight_decay}, betas = {self.betas} are out of range")
+            raise ValueError(
+                f"optimizer weight_decay = {self.weight_decay}, betas = {self.betas} are out of range"
+            )
 
     def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.AdamW:
         return torch.optim.AdamW(
@@ -69,7 +73,10 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop: the first limit reached. A repeated run has the same bits unless ``gpu_hours`` stops it."""
+    """When to stop: the first limit reached.
+
+    A repeated run has the same bits, unless ``gpu_hours`` stops it.
+    """
 
     iterations: int | None
     samples: int | None
@@ -86,7 +93,8 @@ class EvaluationSettings:
     """Evaluation on fixed prompts and fixed noise, on its own clock.
 
     Attributes:
-        every_iterations, every_gpu_hours: how often, whichever comes first; None is never. Always at start and end.
+        every_iterations, every_gpu_hours: how often, whichever comes first; None is never. Always at start
+            and end.
         samples_per_prompt: images per prompt.
         seed: names the noise, the same for all runs.
         role: whose weights.

@@ -25,8 +25,8 @@ def run(directory: RunDir) -> str:
     """Train until the budget is spent; returns "done" or "stopped".
 
     Raises:
-        UserError: the config cannot run, the directory is another process's, or the run diverged; state.json has
-            the reason and everything recorded before is kept.
+        UserError: the config cannot run, the directory is another process's, or the run diverged; state.json
+            has the reason and everything recorded before is kept.
     """
     config = directory.read_config()
     torch.set_num_threads(int(config["resources"]["threads"]))
@@ -86,7 +86,7 @@ def _state(directory: RunDir, distributed: Distributed) -> Iterator[None]:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """SIGTERM and Ctrl-C ask for a checkpoint and an end after the current iteration; a second Ctrl-C insists."""
+    """SIGTERM and Ctrl-C ask for a checkpoint and an end after this iteration; a second Ctrl-C insists."""
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:

@@ -26,7 +26,9 @@ def provenance(weights: Path) -> dict[str, Any]:
     """
     path = weights.with_suffix(".json")
     if not path.exists():
-        raise IncompatibleRun(f"{path} is missing, so {weights.name} cannot be verified; rebuild both with: make base")
+        raise IncompatibleRun(
+            f"{path} is missing, so {weights.name} cannot be verified; rebuild both with: make base"
+        )
     facts: dict[str, Any] = json.loads(path.read_text())
     return facts
 
@@ -39,7 +41,9 @@ def load_verified(weights: Path) -> dict[str, Tensor]:
     """
     expected = provenance(weights)["sha256"]
     if not weights.exists():
-        raise IncompatibleRun(f"{weights} is missing; restore it with git checkout, or rebuild it with: make base")
+        raise IncompatibleRun(
+            f"{weights} is missing; restore it with git checkout, or rebuild it with: make base"
+        )
     found = sha256(weights)
     if found != expected:
         raise IncompatibleRun(

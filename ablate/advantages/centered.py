@@ -22,7 +22,9 @@ class Centered:
 
     def __post_init__(self) -> None:
         if not self.scale > 0:
-            raise ValueError(f"advantage.scale = {self.scale} must be positive; below 0 it would minimise the reward")
+            raise ValueError(
+                f"advantage.scale = {self.scale} must be positive; below 0 it would minimise the reward"
+            )
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"advantage.clip = {self.clip} must be positive, or null for none")
 

@@ -16,7 +16,9 @@ def _check(clip: float, scale: float, floor: float) -> None:
             raise ValueError(f"advantage.{name} = {value} must be positive")
 
 
-def _zscore(rewards: Tensor, group: Tensor, std: Callable[[Tensor], Tensor], bounds: tuple[float, float]) -> Tensor:
+def _zscore(
+    rewards: Tensor, group: Tensor, std: Callable[[Tensor], Tensor], bounds: tuple[float, float]
+) -> Tensor:
     clip, floor = bounds
     values = rewards.double()  # equal rewards must give exactly 0, also after a mean over hundreds of them
     return ((values - group_mean(values, group)) / (std(values) + floor)).clamp(-clip, clip)

@@ -6,7 +6,9 @@ requirement is provided by some chosen part, and when its sizes divide.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,13 @@ COUNTS = (
     "batch.draws",
     "resources.processes",
     "resources.threads",
+    "evaluation.samples_per_prompt",
+    "evaluation.batch",
+    "checkpoint.every_iterations",
 )
 OPTIONAL_COUNTS = (
     "resources.slots",
     "evaluation.every_iterations",
-    "evaluation.samples_per_prompt",
-    "evaluation.batch",
-    "checkpoint.every_iterations",
 )
 
 
@@ -58,13 +60,13 @@ def _tag_problems(config: Mapping[str, Any], choices: Mapping[str, str], conf: P
                 continue
             cures = providers(conf, tag)
             candidates = sorted({cure.split("=")[0] for cure in cures})
-            chosen = ", ".join(f"{name}={choices.get(name, '?')}" for name in candidates)
-            yield (
-                f"{group}={choices.get(group, node['_target_'])} requires '{tag}', which "
-                f"{chosen or 'no chosen part'} does not provide; choose {' or '.join(cures) or 'another ' + group}"
-            )
+            chosen = ", ".join(f"{name}={choices.get(name, '?')}" for name in candidates) or "no chosen part"
+            cure = " or ".join(cures) or f"another {group}"
+            name = choices.get(group, node["_target_"])
+            yield f"{group}={name} requires '{tag}', which {chosen} does not provide; choose {cure}"
 
 
+@cache
 def providers(conf: Path, tag: str) -> list[str]:
     """The options that provide a tag, as overrides: ["sampler=sde", ...]."""
     found = []
@@ -82,7 +84,7 @@ def _count_problems(config: Mapping[str, Any]) -> Iterator[str]:
         if value is None and name in OPTIONAL_COUNTS:
             continue
         if type(value) is not int or value < 1:
-            yield f"{name} = {value} must be a whole number, 1 or more"
+            yield f"{name} = {json.dumps(value)} must be a whole number, 1 or more"
 
 
 def _divides(whole: int, name: str, part: int, by: str, cure: str) -> Iterator[str]:
@@ -94,7 +96,7 @@ def _size_problems(config: Mapping[str, Any]) -> Iterator[str]:
     batch, processes = config["batch"], config["resources"]["processes"]
     prompts, group_size, updates = batch["prompts"], batch["group_size"], batch["updates"]
     if group_size < 2:
-        yield f"batch.group_size = {group_size} must be at least 2: an advantage compares samples of one prompt"
+        yield f"batch.group_size = {group_size} must be 2 or more: advantages compare samples of a prompt"
     if prompts % processes:
         cure = f"a prompt's group never crosses a process: try batch.prompts={_nearest(prompts, processes)}"
         yield from _divides(prompts, "batch.prompts", processes, "resources.processes", cure)
@@ -117,10 +119,8 @@ def _nearest(whole: int, part: int) -> int:
 def _device_problems(resources: Mapping[str, Any]) -> Iterator[str]:
     gpus, processes = resources["gpus"], resources["processes"]
     if gpus not in (0, processes):
-        yield (
-            f"resources.gpus = {gpus} must be 0 or resources.processes = {processes}: each process has one GPU; "
-            f"choose resources.processes={gpus}, or resources.gpus=0 for the CPU"
-        )
+        cure = f"choose resources.processes={gpus}, or resources.gpus=0 for the CPU"
+        yield f"resources.gpus = {gpus} must be 0 or resources.processes = {processes}, one GPU each; {cure}"
 
 
 def _budget_problems(budget: Mapping[str, Any]) -> Iterator[str]:

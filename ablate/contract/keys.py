@@ -5,7 +5,9 @@ from typing import Final
 ITERATION: Final = "iteration"
 OPTIMIZER_STEP: Final = "optimizer_step"
 SAMPLES: Final = "samples"
-FORWARDS: Final = "forwards"  # network forwards on single samples, cumulative, all processes; a backward is not one
+FORWARDS: Final = (
+    "forwards"  # network forwards on single samples, cumulative, all processes; a backward is not one
+)
 GPU_HOURS: Final = "gpu_hours"  # device-hours of rollout + reward + update, cumulative, all processes
 DEVICE: Final = "device"  # "NVIDIA H100 80GB HBM3", or "cpu": there gpu_hours counts process-hours
 REWARD_TOTAL: Final = "reward/total/mean"

@@ -1,13 +1,13 @@
 """``runs/<signature>/``: the record of one run, on disk. No torch here.
 
-    config.yaml     the resolved config; the run reads this and never composes again
-    overrides.txt   every command line that asked for this run
-    commit.txt      code version and package versions at submission
-    state.json      state, pid, host, iteration, last error line
-    metrics.jsonl   one row per iteration      eval.jsonl   one row per evaluation
-    images/         sample grids               checkpoints/ latest.ckpt
-    log.txt         output of the process, when a launcher started it
-    lock            held by the process that owns the run; the kernel lets go when it dies
+config.yaml     the resolved config; the run reads this and never composes again
+overrides.txt   every command line that asked for this run
+commit.txt      code version and package versions at submission
+state.json      state, pid, host, iteration, last error line
+metrics.jsonl   one row per iteration      eval.jsonl   one row per evaluation
+images/         sample grids               checkpoints/ latest.ckpt
+log.txt         output of the process, when a launcher started it
+lock            held by the process that owns the run; the kernel lets go when it dies
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from ablate.contract.keys import ITERATION
 
 NOT_IDENTITY = ("resources", "logging", "paths", "sweep", "hydra", "choices")
 Row = dict[str, Any]
+_TAIL_BYTES = 1 << 20  # more than any row
 
 
 def signature(config: Mapping[str, Any]) -> str:
@@ -109,7 +110,7 @@ class RunDir:
         return config
 
     def read_state(self) -> Row:
-        """state.json, or {} before the run first started. Whether a run lives is told by ``is_live`` alone."""
+        """state.json, or {} before the run first started. ``is_live`` alone tells whether a run lives."""
         try:
             state = json.loads(self.state.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
@@ -133,6 +134,13 @@ class RunDir:
                 raise
         return False
 
+    def taken(self) -> str:
+        """What to say to somebody who wants a live run."""
+        owner = self.read_state()
+        where = f"pid {owner.get('pid', '?')} on {owner.get('host', '?')}"
+        cure = f"wait for it, or stop it with: python -m runners cancel {self.name}"
+        return f"{self.root} belongs to a live process ({where}); {cure}"
+
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Hold the run for the length of the block.
@@ -145,11 +153,7 @@ class RunDir:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                owner = self.read_state()
-                raise UserError(
-                    f"{self.root} belongs to a live process (pid {owner.get('pid', '?')} on "
-                    f"{owner.get('host', '?')}); wait for it, or stop it with: python -m runners cancel {self.name}"
-                ) from error
+                raise UserError(self.taken()) from error
             self.update_state(pid=os.getpid(), host=socket.gethostname(), started=time.time())
             yield
 
@@ -208,6 +212,19 @@ def read_rows(path: Path) -> list[Row]:
                 break
             raise UserError(f"{path} line {number} is damaged; restore the file or remove the run") from error
     return rows
+
+
+def last_row(path: Path) -> Row:
+    """The last whole row, read from the end of the file; {} before the first."""
+    if not path.exists():
+        return {}
+    with path.open("rb") as handle:
+        handle.seek(max(0, handle.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        lines = handle.read().split(b"\n")[:-1]  # what follows the last newline is torn
+    try:
+        return dict(json.loads(lines[-1])) if lines else {}
+    except ValueError as error:
+        raise UserError(f"the last line of {path} is damaged; restore the file or remove the run") from error
 
 
 def cut_rows(path: Path, iteration: int) -> None:

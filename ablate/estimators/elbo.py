@@ -12,15 +12,17 @@ from torch import Tensor
 from ablate.estimators.times import TimeSelection
 from ablate.estimators.weights import Weighting
 from ablate.key import Draws
+from ablate.protocols import Sampler
 from ablate.samplers.gaussian import column
-from ablate.types import Keep, Query, Rollout, Sampler
+from ablate.types import Keep, Query, Rollout
 
 
 @dataclass(frozen=True)
 class ELBO:
-    """``log p~(x0) = -w(t) mean (v(x_t, t) - (eps - x0))^2`` at ``x_t = (1 - t) x0 + t eps`` (arXiv:2602.04663 Sec. 4).
+    """``log p~(x0) = -w(t) mean (v(x_t, t) - (eps - x0))^2`` (arXiv:2602.04663 Sec. 4).
 
-    Unnormalised: a good gradient, not a density. All networks of a query see the same time and noise.
+    Here ``x_t = (1 - t) x0 + t eps``. Unnormalised: a good gradient, not a density. All networks of a query
+    see the same time and noise.
 
     Attributes:
         sampler: its grid is what ``times`` may choose from.

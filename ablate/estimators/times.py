@@ -34,7 +34,7 @@ class All:
 
 @dataclass(frozen=True)
 class Permuted:
-    """The first ``int(K fraction)`` of a random permutation of the grid's K times, per row (DiffusionNFT: 0.99)."""
+    """The first ``int(K fraction)`` of a random order of the grid's K times, per row (DiffusionNFT: 0.99)."""
 
     fraction: float = 0.99
 

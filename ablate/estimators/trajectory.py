@@ -12,14 +12,15 @@ from torch import Tensor
 
 from ablate.contract.errors import IncompatibleRun
 from ablate.key import Draws
-from ablate.types import HasTransition, Keep, Query, Rollout, Sampler
+from ablate.protocols import HasTransition, Sampler
+from ablate.types import Keep, Query, Rollout
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """``log p(x_{k+1} | x_k) = log N(x_{k+1}; c1 x_k + c2 v, std^2)``, one query per scored step (arXiv:2505.05470).
+    """``log p(x_{k+1} | x_k) = log N(x_{k+1}; c1 x_k + c2 v, std^2)`` (arXiv:2505.05470).
 
-    The role that drew has its score stored, so it costs no forward.
+    One query per scored step. The role that drew has its score stored, so it costs no forward.
 
     Attributes:
         sampler: draws and scores; this estimator has no formula of its own.
@@ -44,7 +45,9 @@ class Trajectory:
 
     def queries(self, rollout: Rollout, index: Tensor, draws: Draws) -> Sequence[Query]:
         if rollout.path is None or rollout.path.log_prob is None:
-            raise IncompatibleRun("the sampler scored no step; give it scored steps, or choose estimator=elbo")
+            raise IncompatibleRun(
+                "the sampler scored no step; give it scored steps, or choose estimator=elbo"
+            )
         stored = rollout.path.k.shape[1]
         count = max(1, int(stored * self.fraction))
         if count == stored:

@@ -1,6 +1,7 @@
-"""Weightings of the denoising error: ``(v, target, t) -> log p~`` [B], each unnormalised, in units per dimension.
+"""Weightings of the denoising error: ``(v, target, t) -> log p~`` [B], unnormalised, per dimension.
 
-Names follow what they do: the papers' name "t" means two different weights (baselines: 2602.04663 code, AWM code).
+Names follow what they do, as the name "t" means two different weights in published code (2602.04663's and
+AWM's).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class TSquared:
-    """``-t^2 mean (v - v*)^2 = -mean (x0_hat - x0)^2``; called "t" in 2602.04663's code and "t**2" in AWM's."""
+    """``-t^2 mean (v - v*)^2 = -mean (x0_hat - x0)^2``: "t" in 2602.04663's code, "t**2" in AWM's."""
 
     def __call__(self, v: Tensor, target: Tensor, t: Tensor) -> Tensor:
         return -t.square() * mean_square(v, target)
@@ -56,7 +57,9 @@ class Adaptive:
 
     def __post_init__(self) -> None:
         if not self.floor > 0:
-            raise ValueError(f"weighting.floor = {self.floor} must be positive: a perfect network would divide by 0")
+            raise ValueError(
+                f"weighting.floor = {self.floor} must be positive: a perfect network would divide by 0"
+            )
 
     def __call__(self, v: Tensor, target: Tensor, t: Tensor) -> Tensor:
         size = (t * (v.detach() - target).abs().flatten(1).mean(1)).clamp(min=self.floor)
@@ -67,15 +70,17 @@ class Adaptive:
 class Likelihood:
     """``-(1 - t)/(t + floor) mean (v - v*)^2``: the path-KL weight, a true bound up to a constant.
 
-    Called "exact" in 2602.04663's code; here ``exact`` means the oracle only. It is the continuous limit of the
-    Flow-SDE step weight at noise level sqrt(2). ``floor`` bounds it at the clean end.
+    Called "exact" in 2602.04663's code; here ``exact`` means the oracle only. It is the continuous limit of
+    the Flow-SDE step weight at noise level sqrt(2). ``floor`` bounds it at the clean end.
     """
 
     floor: float = 1e-3
 
     def __post_init__(self) -> None:
         if not self.floor > 0:
-            raise ValueError(f"weighting.floor = {self.floor} must be positive: the weight is singular at t = 0")
+            raise ValueError(
+                f"weighting.floor = {self.floor} must be positive: the weight is singular at t = 0"
+            )
 
     def __call__(self, v: Tensor, target: Tensor, t: Tensor) -> Tensor:
         return -(1 - t) / (t + self.floor) * mean_square(v, target)

@@ -17,8 +17,9 @@ from ablate.groups import batches, feedback_of
 from ablate.key import Key
 from ablate.networks import evaluate
 from ablate.parts import Parts
+from ablate.protocols import Policy
 from ablate.settings import BatchSizes, OptimizerSettings
-from ablate.types import Evaluation, Feedback, Keep, Policy, Query, Rollout
+from ablate.types import Evaluation, Feedback, Keep, Query, Rollout
 
 _ON_POLICY = 1e-3  # nats per dimension; before any update every role that draws still is theta
 
@@ -27,7 +28,13 @@ class DefaultLearner:
     """Micro-batches -> likelihood -> networks -> objective -> update (steps 5 to 9 of the loop)."""
 
     def __init__(
-        self, *, parts: Parts, policy: Policy, distributed: Distributed, batch: BatchSizes, optimizer: OptimizerSettings
+        self,
+        *,
+        parts: Parts,
+        policy: Policy,
+        distributed: Distributed,
+        batch: BatchSizes,
+        optimizer: OptimizerSettings,
     ) -> None:
         self._parts, self._policy, self._distributed = parts, policy, distributed
         self._batch, self._grad_clip = batch, optimizer.grad_clip
@@ -42,8 +49,9 @@ class DefaultLearner:
     def update(self, rollout: Rollout, feedback: Feedback, key: Key) -> dict[str, float]:
         """One pass over the rollout, ``batch.updates`` optimiser steps; the metrics are means over it."""
         log = _Log()
-        everyone = torch.arange(len(rollout.x0), device=rollout.x0.device)
-        for share in everyone.chunk(self._batch.updates):
+        for turn in range(self._batch.updates):
+            # by label, not by place: the same groups share an update on any number of processes
+            share = (rollout.group % self._batch.updates == turn).nonzero().squeeze(1)
             for index in batches(share, self._batch.micro):
                 self._accumulate(rollout, feedback, index, len(share), key, log)
             log.add({keys.GRAD_NORM: self._apply()})
@@ -67,8 +75,8 @@ class DefaultLearner:
         objective, penalty = self._parts.objective(ev, credit), self._parts.regularizer(ev, credit)
         log.add({"objective/loss": objective.per_sample.mean(), "regularizer/penalty": penalty.mean()})
         log.add({f"objective/{name}": value for name, value in objective.metrics.items()})
-        for role in ("old",) if "old" in ev.log_prob_of else ():
-            log_ratio = (ev.log_prob - ev.log_prob_of[role]).detach()
+        if "old" in ev.log_prob_of:
+            log_ratio = (ev.log_prob - ev.log_prob_of["old"]).detach()
             log.add({keys.LOG_RATIO_MEAN: log_ratio.mean(), keys.LOG_RATIO_ABS_MAX: log_ratio.abs().max()})
         return query.gain * (objective.per_sample + penalty)
 
@@ -78,7 +86,8 @@ class DefaultLearner:
         norm = torch.nn.utils.clip_grad_norm_(parameters, self._grad_clip)
         if not norm.isfinite():
             raise DivergedRun(
-                f"the gradient norm is {float(norm)} at optimizer step {self._step}; the last checkpoint is kept: "
+                f"the gradient norm is {float(norm)} at optimizer step {self._step}; "
+                "the last checkpoint is kept: "
                 "lower optimizer.lr, raise regularizer.kl_coef, or drop the ratio"
             )
         self._optimizer.step()
@@ -88,7 +97,11 @@ class DefaultLearner:
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self._step, "policy": self._policy.state_dict(), "optimizer": self._optimizer.state_dict()}
+        return {
+            "step": self._step,
+            "policy": self._policy.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._step = int(state["step"])
@@ -108,7 +121,7 @@ class _Log:
 
     def means(self) -> dict[str, float]:
         return {
-            name: float((torch.stack(v).amax() if name.endswith("max") else torch.stack(v).mean()))
+            name: float(torch.stack(v).amax() if name.endswith("max") else torch.stack(v).mean())
             for name, v in self._values.items()
         }
 
@@ -120,6 +133,7 @@ def _check_on_policy(ev: Evaluation, drawn_by: str) -> None:
     worst = float((ev.log_prob - ev.log_prob_of[drawn_by]).detach().abs().max())
     if not worst <= _ON_POLICY:
         raise IncompatibleRun(
-            f"|log ratio| to '{drawn_by}' is {worst:.2g} before any update (at most {_ON_POLICY} is rounding): "
+            f"|log ratio| to '{drawn_by}' is {worst:.2g} before any update "
+            f"(at most {_ON_POLICY} is rounding): "
             "rollout and update disagree; give their roles one guidance, dtype and schedule"
         )

@@ -1,7 +1,7 @@
 """Class-conditional Gaussian mixture in the plane, with its densities and velocities in closed form.
 
-Eight modes on a circle. Class c puts ``BOOST`` on mode c and spreads the rest evenly over all modes, so the base
-obeys its prompt only now and then, as large models do.
+Eight modes on a circle. Class c puts ``BOOST`` on mode c and spreads the rest evenly over all modes, so the
+base obeys its prompt only now and then, as large models do.
 """
 
 from __future__ import annotations

@@ -21,7 +21,11 @@ class MLP(nn.Module):
         super().__init__()
         self.label = nn.Embedding(MODES + 1, 16)
         self.layers = nn.ModuleList(
-            [nn.Linear(2 + 2 * FREQUENCIES + 1 + 16, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)]
+            [
+                nn.Linear(2 + 2 * FREQUENCIES + 1 + 16, hidden),
+                nn.Linear(hidden, hidden),
+                nn.Linear(hidden, hidden),
+            ]
         )
         self.out = nn.Linear(hidden, 2)
         self.register_buffer("rate", math.pi * 2.0 ** torch.arange(FREQUENCIES), persistent=False)

@@ -33,7 +33,7 @@ def train(steps: int = STEPS, seed: int = SEED) -> MLP:
         t, eps = torch.rand(BATCH, generator=generator), torch.randn(BATCH, 2, generator=generator)
         x_t = (1 - t)[:, None] * x0 + t[:, None] * eps
         optimizer.zero_grad()
-        error(network, x_t, t, label).backward()
+        error(network, x_t, t, label).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     return network
@@ -41,7 +41,8 @@ def train(steps: int = STEPS, seed: int = SEED) -> MLP:
 
 def error(network: MLP, x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
     """Mean squared distance to the exact marginal velocity."""
-    return (network(x_t, t, label) - density.velocity(x_t, t, label)).square().mean()
+    v: Tensor = network(x_t, t, label)
+    return (v - density.velocity(x_t, t, label)).square().mean()
 
 
 def main() -> None:

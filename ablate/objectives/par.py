@@ -10,9 +10,10 @@ from ablate.types import Evaluation, Feedback, Loss, Scope
 
 @dataclass(frozen=True)
 class PAR:
-    """``sg[r] (A - log r)^2 / 2`` with ``log r = L(v) - L(v_old)`` (arXiv:2602.04663, proximal advantage regression).
+    """``sg[r] (A - log r)^2 / 2`` with ``log r = L(v) - L(v_old)`` (arXiv:2602.04663).
 
-    Its gradient is PEPG's, exactly: a difference between the two in a table is noise.
+    Proximal advantage regression. Its gradient is PEPG's, exactly: a difference between the two in a table
+    is noise.
 
     Attributes:
         ratio: False drops the factor r.

@@ -22,7 +22,7 @@ class Backbone(Protocol):
 
     @property
     def network(self) -> nn.Module:
-        """Called as ``network(x_t, t, *cond.values())`` and returns the velocity; its weights are what is tuned."""
+        """The velocity, called as ``network(x_t, t, *cond.values())``; its weights are what is tuned."""
 
     @property
     def lora_targets(self) -> Sequence[str]:
@@ -62,7 +62,9 @@ class RolePolicy:
         roles = {"theta", "ref", *snapshots}
         unknown = sorted(set(guidance) - roles)
         if unknown:
-            raise ValueError(f"policy.guidance names {unknown}, which are no roles; roles here: {sorted(roles)}")
+            raise ValueError(
+                f"policy.guidance names {unknown}, which are no roles; roles here: {sorted(roles)}"
+            )
         if tuning not in tunings:
             raise ValueError(f"policy.tuning = {tuning} is none of policy.tunings: {sorted(tunings)}")
         self._backbone = backbone.to(device)
@@ -96,7 +98,9 @@ class RolePolicy:
             with torch.set_grad_enabled(torch.is_grad_enabled() and role == "theta"):
                 if scale == 1.0:
                     return self._run(role, x_t, t, cond)
-                both = {name: torch.cat([value, self._null_like(name, value)]) for name, value in cond.items()}
+                both = {
+                    name: torch.cat([value, self._null_like(name, value)]) for name, value in cond.items()
+                }
                 v = self._run(role, torch.cat([x_t, x_t]), torch.cat([t, t]), both)
                 conditional, unconditional = v.chunk(2)
                 return unconditional + scale * (conditional - unconditional)

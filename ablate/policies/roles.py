@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from peft import LoraConfig, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from ablate.types import Role
+
+if TYPE_CHECKING:  # peft takes seconds to import, so only runs that adapt import it
+    from peft import LoraConfig
 
 
 class RoleWeights(Protocol):
@@ -28,7 +29,9 @@ class RoleWeights(Protocol):
 class Tuning(Protocol):
     """How roles get their weights."""
 
-    def __call__(self, network: nn.Module, targets: Sequence[str], snapshots: Sequence[Role]) -> RoleWeights: ...
+    def __call__(
+        self, network: nn.Module, targets: Sequence[str], snapshots: Sequence[Role]
+    ) -> RoleWeights: ...
 
 
 class FullCopies:
@@ -48,9 +51,12 @@ class FullCopies:
 
 
 class Adapters:
-    """Every role has a LoRA adapter on one frozen base; ref is the base with adapters off (arXiv:2106.09685)."""
+    """One LoRA adapter per role on a frozen base; ref is the base with adapters off (arXiv:2106.09685)."""
 
     def __init__(self, network: nn.Module, snapshots: Sequence[Role], config: LoraConfig) -> None:
+        from peft import get_peft_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
         model = get_peft_model(network.eval(), config, adapter_name="theta")
         for role in snapshots:
             model.add_adapter(role, config)
@@ -69,7 +75,8 @@ class Adapters:
     def _activate(self, role: Role) -> None:
         for layer in self._layers:
             layer.set_adapter(role, inference_mode=True)
-        for tensor in self._tensors["theta"].values():  # set_adapter took theta's gradients away; always give them back
+        for tensor in self._tensors["theta"].values():
+            # set_adapter took theta's gradients away; always give them back
             tensor.requires_grad_(True)
 
     def run(self, role: Role, *inputs: Tensor) -> Tensor:
@@ -105,7 +112,7 @@ class Lora:
     """
 
     rank: int
-    alpha: float
+    alpha: int
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -113,6 +120,8 @@ class Lora:
             raise ValueError(f"lora rank = {self.rank} and alpha = {self.alpha} must be positive")
 
     def __call__(self, network: nn.Module, targets: Sequence[str], snapshots: Sequence[Role]) -> RoleWeights:
+        from peft import LoraConfig
+
         config = LoraConfig(
             r=self.rank, lora_alpha=self.alpha, target_modules=list(targets), init_lora_weights="gaussian"
         )
@@ -137,7 +146,9 @@ def restore(weights: RoleWeights, roles: Sequence[Role], state: Mapping[str, Any
     tensors = dict(iterate(weights, roles))
     if tensors.keys() != state.keys():
         odd = sorted(tensors.keys() ^ state.keys())[0]
-        raise ValueError(f"the checkpoint's weights are not this run's (first difference: {odd}); remove the run directory")
+        raise ValueError(
+            f"the checkpoint's weights are not this run's (first difference: {odd}); remove the run directory"
+        )
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(state[name])

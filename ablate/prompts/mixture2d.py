@@ -11,7 +11,7 @@ from ablate.types import Prompt
 
 @dataclass(frozen=True)
 class Mixture2DPrompts:
-    """"mode 0" .. "mode 7". There are no others, so evaluation uses the same eight."""
+    """ "mode 0" .. "mode 7". There are no others, so evaluation uses the same eight."""
 
     @property
     def train(self) -> Sequence[Prompt]:

@@ -15,10 +15,12 @@ class ShapesPrompts:
     Attributes:
         train_per_task, test_per_task: prompts of each task kind. Of the captions only the four of
             `single_object` are in both.
+        search: evaluate on training captions instead, so that a search for settings never sees the held-out ones.
     """
 
     train_per_task: int = 104
     test_per_task: int = 32
+    search: bool = False
 
     @property
     def train(self) -> tuple[Prompt, ...]:
@@ -28,7 +30,7 @@ class ShapesPrompts:
     @property
     def test(self) -> tuple[Prompt, ...]:
         """As `train`, of the held-out captions."""
-        return self._balanced(held_out=True, per_task=self.test_per_task)
+        return self._balanced(held_out=not self.search, per_task=self.test_per_task)
 
     def _balanced(self, *, held_out: bool, per_task: int) -> tuple[Prompt, ...]:
         lists = [_spread(_of(task, held_out), per_task) for task in TASKS]

@@ -23,7 +23,9 @@ class Girsanov:
 
     def __post_init__(self) -> None:
         if not self.kl_coef > 0:
-            raise ValueError(f"regularizer.kl_coef = {self.kl_coef} must be positive; for none: regularizer=none")
+            raise ValueError(
+                f"regularizer.kl_coef = {self.kl_coef} must be positive; for none: regularizer=none"
+            )
 
     @property
     def uses(self) -> frozenset[str]:

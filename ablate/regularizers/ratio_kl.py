@@ -1,6 +1,7 @@
 """KL estimates from log-likelihood ratios, ``d = L(v) - L(v_role)``, as 2602.04663's code has them.
 
-Note the sign: k3 is usually written with the opposite difference. Kept, because the published options are these.
+Note the sign: k3 is usually written with the opposite difference. Kept, because the published options are
+these.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class RatioKL:
 
     def __post_init__(self) -> None:
         if not self.kl_coef > 0:
-            raise ValueError(f"regularizer.kl_coef = {self.kl_coef} must be positive; for none: regularizer=none")
+            raise ValueError(
+                f"regularizer.kl_coef = {self.kl_coef} must be positive; for none: regularizer=none"
+            )
 
     @property
     def uses(self) -> frozenset[str]:

@@ -25,8 +25,8 @@ class Previous(NamedTuple):
 class DPM2:
     """``x' = (t'/t) x - (1 - t')(e^{-h} - 1)(m + D1/2)``, m = x0_hat, in lambda = log((1 - t)/t).
 
-    DPM-Solver++ (arXiv:2211.01095 Alg. 2) in the form DiffusionNFT (arXiv:2509.16117) and 2602.04663 roll out with:
-    first order at the first and the last step. Deterministic: no step has a density.
+    DPM-Solver++ (arXiv:2211.01095 Alg. 2) in the form DiffusionNFT (arXiv:2509.16117) and 2602.04663 roll out
+    with: first order at the first and the last step. Deterministic: no step has a density.
 
     Raises:
         ValueError: ``num_steps < 1``.

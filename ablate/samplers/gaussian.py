@@ -1,7 +1,7 @@
 """Gaussian steps ``x' = c1 x + c2 v + std eps``: the one family all stochastic samplers belong to.
 
-In terms of the clean and noise estimates the step is ``(1 - t') x0_hat + kappa x1_hat + std eps``, so a sampler is
-two numbers per step, kappa and std. It draws and scores with the same two.
+In terms of the clean and noise estimates the step is ``(1 - t') x0_hat + kappa x1_hat + std eps``, so a
+sampler is two numbers per step, kappa and std. It draws and scores with the same two.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ablate.key import Draws
-from ablate.types import Cond, HasTransition, Step, Transition, Velocity
+from ablate.protocols import HasTransition
+from ablate.types import Cond, Step, Transition, Velocity
 
 
 class Coefficients(NamedTuple):

@@ -1,4 +1,4 @@
-"""Time grids: three shifted schedules are in circulation, and published numbers depend on which one was used."""
+"""Time grids: three shifted schedules are in circulation, and published numbers depend on the one used."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Grid(Protocol):
 
 def shifted(u: Tensor, shift: float) -> Tensor:
     """Timestep shift ``f(u) = s u / (1 + (s - 1) u)`` (SD3, arXiv:2403.03206 Eq. 23)."""
-    return shift * u / (1 + (shift - 1) * u)
+    return shift * u / (shift * u + (1 - u))  # in this order 1 stays 1: above it, a log-SNR is NaN
 
 
 def check(shift: float, num_steps: int) -> None:
     """Raises ValueError unless shift > 0 and num_steps >= 1."""
-    if shift <= 0:
+    if not shift > 0:
         raise ValueError(f"grid shift = {shift} must be positive; SD3.5 uses 3.0")
     if num_steps < 1:
         raise ValueError(f"num_steps = {num_steps} must be at least 1")

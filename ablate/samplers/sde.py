@@ -18,7 +18,9 @@ from ablate.types import Cond, Step, Transition, Velocity
 
 @dataclass(frozen=True)
 class FlowSDE:
-    """``kappa = t' + s^2 dt/(2t)``, ``std = s sqrt(-dt)``, ``s = noise_level sqrt(t/(1 - t))`` (arXiv:2505.05470 Eq. 9).
+    """``kappa = t' + s^2 dt/(2t)``, ``std = s sqrt(-dt)`` (arXiv:2505.05470 Eq. 9).
+
+    Here ``s = noise_level sqrt(t/(1 - t))`` and ``dt = t' - t``, which is negative.
 
     Attributes:
         noise_level: a > 0; 0.7 in Flow-GRPO.
@@ -38,16 +40,18 @@ class FlowSDE:
         self.times()
         if not self.noise_level > 0:
             raise ValueError(
-                f"sampler.noise_level = {self.noise_level} must be positive; for a deterministic sampler: sampler=ode"
-            )
-        wrong = [k for k in self.scored_steps or () if not 0 <= k < self.num_steps - 1]
-        if wrong:
-            raise ValueError(
-                f"sampler.scored_steps = {wrong} must lie in 0..{self.num_steps - 2}: "
-                "the last transition is never scored"
+                f"sampler.noise_level = {self.noise_level} must be positive; "
+                "for a deterministic sampler: sampler=ode"
             )
         if self.num_steps < 2:
             raise ValueError("sampler.num_steps = 1 leaves no scored step; take at least 2")
+        window = () if self.scored_steps is None else self.scored_steps
+        wrong = [k for k in window if not 0 <= k < self.num_steps - 1]
+        if wrong or (self.scored_steps is not None and not window):
+            raise ValueError(
+                f"sampler.scored_steps = {wrong} must be some of 0..{self.num_steps - 2}: "
+                "the last transition is never scored; null is all of them"
+            )
 
     def times(self) -> Tensor:
         return self.grid(self.num_steps)
@@ -57,8 +61,10 @@ class FlowSDE:
         times = self.times()
         t, t_next = times[k.cpu()], times[k.cpu() + 1]
         dt = t_next - t
-        noise = self.noise_level * torch.sqrt(t / (1 - t.clamp(max=times[1])))  # t clamped: s is singular at t = 1
-        return gaussian.coefficients(t, t_next, t_next + noise.square() * dt / (2 * t), noise * torch.sqrt(-dt))
+        # t clamped: s is singular at t = 1
+        noise = self.noise_level * torch.sqrt(t / (1 - t.clamp(max=times[1])))
+        kappa = t_next + noise.square() * dt / (2 * t)
+        return gaussian.coefficients(t, t_next, kappa, noise * torch.sqrt(-dt))
 
     def transition(self, x: Tensor, k: Tensor) -> Transition:
         return gaussian.transition(self.coefficients(k), x)

@@ -77,7 +77,7 @@ class ShapesVelocity(nn.Module):
 
 
 class ShapesNet(nn.Module):
-    """Caption encoder ``text`` (frozen in RL) and ``transformer``; 1.1 M parameters."""
+    """Caption encoder ``text`` (frozen in RL) and ``transformer``; 0.99 M parameters."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,12 +17,10 @@ from scipy import ndimage
 from ablate.shapes.render import EXTENT, GROUND, PALETTE, TEMPLATES, Image, Mask
 from ablate.shapes.scenes import Wanted, wanted_of
 
-TOLERANCE = (
-    0.5  # RGB distance up to which a pixel has a colour of the palette; two colours differ by 1 or more
-)
-MIN_OVERLAP = 0.80  # intersection over union; two different shapes reach 0.76
+TOLERANCE = 0.5  # RGB distance up to which a pixel has a colour; two colours differ by at least 1
+MIN_OVERLAP = 0.9  # intersection over union, so three or four wrong pixels; two different shapes reach 0.76
 MIN_BLOB = 4  # pixels; what is smaller is a speck
-MAX_SPECKS = 8  # pixels in all specks together; more is junk
+MAX_SPECKS = 4  # pixels in all specks together; more is junk
 MARGIN = 4.0  # pixels between centres for a relation to hold
 PENALTY = 0.25  # of the partial score per object too many or piece of junk
 

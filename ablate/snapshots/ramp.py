@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ramp:
-    """``d = min(start + slope max(0, step - flat), end)``; DiffusionNFT's types are (0, .001, .5) and (75, .0075, .999).
+    """``d = min(start + slope max(0, step - flat), end)``.
+
+    DiffusionNFT's types are (flat, slope, end) = (0, .001, .5) and (75, .0075, .999).
 
     Raises:
         ValueError: a number is out of range.
@@ -20,7 +22,9 @@ class Ramp:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= 1:
-            raise ValueError(f"snapshot decay must satisfy 0 <= start = {self.start} <= end = {self.end} <= 1")
+            raise ValueError(
+                f"snapshot decay must satisfy 0 <= start = {self.start} <= end = {self.end} <= 1"
+            )
         if self.slope < 0 or self.flat < 0:
             raise ValueError(f"snapshot slope = {self.slope} and flat = {self.flat} must not be negative")
 

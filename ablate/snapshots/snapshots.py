@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ablate.types import Policy, Role, Schedule
+from ablate.protocols import Policy, Schedule
+from ablate.types import Role
 
 Turn = Literal["step", "iteration"]
 
@@ -48,7 +49,9 @@ class Snapshots:
         if taken:
             raise ValueError(f"snapshots.roles names {sorted(taken)}, which always exist; choose other names")
         if self.rollout not in {"theta", *self.roles}:
-            raise ValueError(f"snapshots.rollout = {self.rollout} is no role; choose theta or one of {sorted(self.roles)}")
+            raise ValueError(
+                f"snapshots.rollout = {self.rollout} is no role; choose theta or one of {sorted(self.roles)}"
+            )
 
     def follow(self, policy: Policy, step: int, turn: Turn) -> None:
         """Let every role that moves at this turn follow its source."""

@@ -32,4 +32,5 @@ class Noise:
         if self.spread == 1:
             return own
         shared = draws.of("start", "group").rows(group).normal(*shape)
-        return float(1 - self.spread**2) ** 0.5 * shared + self.spread * own
+        weight: float = (1 - self.spread**2) ** 0.5
+        return weight * shared + self.spread * own

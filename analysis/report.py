@@ -1,0 +1,166 @@
+"""A report: settings with their tables and findings, what was left out, and the files it is written to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from ablate.contract.errors import UserError
+from ablate.contract.rundir import write_text
+from analysis.arms import LeftOut, Setting, evaluated_alike, group, sort_out
+from analysis.finding import finding
+from analysis.load import Frames, frames
+from analysis.look import DARK, LIGHT, PAPER, Theme
+from analysis.plot import Sheet, draw, png_bytes, svg_bytes
+from analysis.record import RunRecord
+from analysis.spec import Spec
+from analysis.sweeps import Sweep
+from analysis.tables import COLUMNS, ArmRow, arm_rows, csv_text, markdown
+
+OLD: Final = 0.1  # of the budget: an evaluation older than this is called out
+SEED: Final = 0  # of the bootstrap: the same runs give the same report
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One setting; ``rows`` best first, ``cautions`` are what a reader must know before comparing them."""
+
+    setting: Setting
+    rows: tuple[ArmRow, ...]
+    headline: str
+    sentences: tuple[str, ...]
+    cautions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a page shows; ``missing`` are signatures a sweep asked for that have no directory yet."""
+
+    spec: Spec
+    panels: tuple[Panel, ...]
+    frames: Frames
+    left_out: tuple[LeftOut, ...]
+    missing: tuple[str, ...]
+    sweep: Sweep | None
+
+    @property
+    def records(self) -> tuple[RunRecord, ...]:
+        """The runs that the numbers rest on."""
+        return tuple(record for panel in self.panels for row in panel.rows for record in row.arm.records)
+
+    @property
+    def signatures(self) -> tuple[str, ...]:
+        return tuple(sorted(record.signature for record in self.records))
+
+    @property
+    def tables(self) -> list[tuple[ArmRow, ...]]:
+        return [panel.rows for panel in self.panels]
+
+
+def build(
+    spec: Spec, records: Sequence[RunRecord], *, sweep: Sweep | None = None, missing: Sequence[str] = ()
+) -> Report:
+    """The report of these runs.
+
+    Raises:
+        UserError: no run is fit to be shown.
+    """
+    used, left_out = sort_out(records, spec)
+    if not used:
+        raise UserError(_nothing(left_out, missing, spec))
+    loaded = frames(used)
+    panels = [
+        _panel(setting, arm_rows(arms, spec.threshold, spec.statistic, np.random.default_rng(SEED)), spec)
+        for setting, arms in group(used, left_out, loaded, spec).items()
+    ]
+    return Report(spec, tuple(panels), loaded, tuple(left_out), tuple(missing), sweep)
+
+
+def _nothing(left_out: Sequence[LeftOut], missing: Sequence[str], spec: Spec) -> str:
+    told = "; ".join(f"{other.record.signature} {other.reason}" for other in left_out[:3])
+    more = f"; and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+    cure = "wait for them or look with: python -m runners status"
+    if not spec.unfinished and any(other.record.evals for other in left_out):
+        cure += ", or add unfinished=true to see them as far as they are"
+    runs = len(left_out) + len(missing)
+    return f"no run is fit to be shown, of {runs} ({told or 'none has started'}{more}); {cure}"
+
+
+def _panel(setting: Setting, rows: Sequence[ArmRow], spec: Spec) -> Panel:
+    headline, sentences = finding(rows, spec.threshold, spec.statistic, np.random.default_rng(SEED))
+    cautions = []
+    if keys := evaluated_alike([row.arm for row in rows]):
+        names = ", ".join(f"evaluation.{key}" for key in keys)
+        cautions.append(f"Arms were not evaluated alike ({names}): their rewards are not one measure.")
+    if unfinished := [r.signature for row in rows for r in row.arm.records if r.progress != "done"]:
+        cautions.append(f"{len(unfinished)} runs had not finished and count as far as they got.")
+    if old := [f"{row.arm.label} ({row.age:.0%})" for row in rows if row.age > OLD]:
+        cautions.append(
+            f"At the common budget the last evaluation is old for {', '.join(old)}: a reward that was still "
+            "rising is understated there. Evaluate more often, or compare arms at their own ends."
+        )
+    return Panel(setting, tuple(rows), headline, tuple(sentences), tuple(cautions))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The reward curve in the forms a page needs: by colour scheme, and narrow for a phone."""
+
+    png: bytes
+    svg: bytes
+    light: bytes
+    dark: bytes
+    light_narrow: bytes
+    dark_narrow: bytes
+
+
+def figures(report: Report) -> Figures:
+    """The same runs give the same bytes."""
+    spec = report.spec
+
+    def svg(theme: Theme, narrow: bool = False) -> bytes:
+        figure = draw(report.tables, Sheet(spec.threshold, spec.statistic, theme, narrow))
+        return svg_bytes(figure, spec.title, report.signatures)
+
+    paper = draw(report.tables, Sheet(spec.threshold, spec.statistic, PAPER))
+    return Figures(
+        png=png_bytes(paper, spec.title, report.signatures),
+        svg=svg(PAPER),
+        light=svg(LIGHT),
+        dark=svg(DARK),
+        light_narrow=svg(LIGHT, narrow=True),
+        dark_narrow=svg(DARK, narrow=True),
+    )
+
+
+def table_csv(report: Report) -> str:
+    """All settings in one file, one row per arm."""
+    bodies = [csv_text(rows).split("\n", 1)[1] for rows in report.tables]
+    return ",".join(COLUMNS) + "\n" + "".join(bodies)
+
+
+def table_md(report: Report) -> str:
+    """All settings, each with its caption."""
+    spec = report.spec
+    return f"# {spec.title}\n\n" + "\n".join(
+        markdown(rows, spec.threshold, spec.statistic) for rows in report.tables
+    )
+
+
+def write_figures(drawn: Figures, out: Path) -> list[Path]:
+    """curve.svg and curve.png."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "curve.svg").write_bytes(drawn.svg)
+    (out / "curve.png").write_bytes(drawn.png)
+    return [out / "curve.svg", out / "curve.png"]
+
+
+def write_tables(report: Report, out: Path) -> list[Path]:
+    """table.md and table.csv."""
+    write_text(out / "table.md", table_md(report))
+    write_text(out / "table.csv", table_csv(report))
+    return [out / "table.md", out / "table.csv"]

@@ -1,0 +1,150 @@
+"""Regularizers: published values, gradients by formula, and what they may read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import vectors
+from hypothesis import given
+from hypothesis import strategies as st
+from pieces import credit, evaluation, point
+
+from ablate.estimators.weights import Adaptive, Uniform
+from ablate.protocols import Regularizer
+from ablate.regularizers.girsanov import Girsanov
+from ablate.regularizers.ratio_kl import RatioKL, k1, k2, k3
+from ablate.types import Evaluation, Query
+
+Make = Callable[..., Any]
+QUERY: Query = point(vectors.X0, vectors.EPS, vectors.T, Adaptive())
+NOBODY = credit(torch.zeros(2).double())
+numbers = st.floats(-3, 3)
+
+
+def asked(regularizer: Regularizer, query: Query = QUERY) -> Evaluation:
+    return evaluation(query, vectors.THETA, vectors.VELOCITIES, regularizer)
+
+
+def test_girsanov_published_value() -> None:
+    assert float(Girsanov(1.0)(asked(Girsanov(1.0)), NOBODY).mean()) == pytest.approx(vectors.GIRSANOV)
+    assert float(Girsanov(1e-4)(asked(Girsanov(1.0)), NOBODY).mean()) == pytest.approx(8.375e-8)
+
+
+def test_girsanov_gradient_is_twice_the_distance() -> None:
+    v = vectors.THETA.clone().requires_grad_()
+    penalty = Girsanov(0.5)(replace(asked(Girsanov(0.5)), v=v), NOBODY)
+    slope = torch.autograd.grad(penalty.sum(), v)[0]
+    torch.testing.assert_close(slope, 0.5 * 2 * (vectors.THETA - vectors.REF) / 4)
+
+
+def test_a_velocity_penalty_does_not_broadcast() -> None:
+    ev = replace(asked(Girsanov(1.0)), v_of={"ref": vectors.REF[:, :1]})
+    with pytest.raises(ValueError, match="must have one shape"):
+        Girsanov(1.0)(ev, NOBODY)
+
+
+def test_ratio_kl_reads_the_estimators_scores() -> None:
+    """k2 of published scores: (E_theta - E_ref)^2 / 2, and the same times exp(E_theta - E_old)."""
+    theta, old, ref = vectors.ELBO["uniform"]
+    query = point(vectors.X0, vectors.EPS, vectors.T, Uniform())
+    plain, weighted = RatioKL(0.3, k2), RatioKL(0.3, k2, importance=True)
+    expected = 0.3 * 0.5 * (theta - ref).square()
+    torch.testing.assert_close(plain(asked(plain, query), NOBODY), expected, rtol=0, atol=1e-9)
+    found = weighted(asked(weighted, query), NOBODY)
+    torch.testing.assert_close(found, expected * (theta - old).exp(), rtol=0, atol=1e-9)
+
+
+def by_scores(regularizer: Regularizer, d_ref: float, d_old: float) -> tuple[float, float]:
+    """Penalty and slope in L(v), for given differences to ref and old."""
+    score = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    ev = Evaluation(
+        query=QUERY,
+        v=vectors.THETA,
+        log_prob=score,
+        v_of={},
+        log_prob_of={
+            "ref": torch.tensor([-d_ref], dtype=torch.float64),
+            "old": torch.tensor([-d_old], dtype=torch.float64),
+        },
+    )
+    penalty = regularizer(ev, credit(torch.zeros(1).double()))
+    slope = torch.autograd.grad(penalty.sum(), score)[0]
+    return float(penalty.detach()), float(slope)
+
+
+ESTIMATES = {
+    k1: (lambda d: d, lambda d: 1.0),
+    k2: (lambda d: d * d / 2, lambda d: d),
+    k3: (lambda d: math.exp(d) - 1 - d, lambda d: math.exp(d) - 1),
+}
+
+
+@pytest.mark.parametrize("estimate", ESTIMATES)
+@given(d=numbers, d_old=numbers)
+def test_estimates_and_their_gradients(estimate: Any, d: float, d_old: float) -> None:
+    """With importance the factor exp(L(v) - L(v_old)) is differentiated as well."""
+    value, slope = (f(d) for f in ESTIMATES[estimate])
+    assert by_scores(RatioKL(0.1, estimate), d, d_old) == pytest.approx((0.1 * value, 0.1 * slope), abs=1e-9)
+    r = math.exp(d_old)
+    weighted = by_scores(RatioKL(0.1, estimate, importance=True), d, d_old)
+    assert weighted == pytest.approx((0.1 * r * value, 0.1 * r * (slope + value)), abs=1e-9)
+
+
+@given(d=st.floats(-20, 20))
+def test_k3_is_never_negative(d: float) -> None:
+    assert float(k3(torch.tensor(d))) >= 0
+
+
+def test_k3_does_not_cancel_near_zero() -> None:
+    """exp(d) - 1 - d in fp32 would be 0 or negative here; the true value is d^2/2."""
+    d = torch.tensor([1e-4, -1e-4])
+    torch.testing.assert_close(k3(d), d.square() / 2, rtol=0.1, atol=0)
+
+
+def test_a_regularizer_reads_what_it_declares(part: Make, each_regularizer: str) -> None:
+    regularizer = part("regularizer", each_regularizer)
+    ev = asked(regularizer)
+    penalty = regularizer(ev, NOBODY)
+    assert penalty.shape == (2,) and penalty.isfinite().all()
+    for use in regularizer.uses:
+        kind, _, role = use.partition(":")
+        field = {"v": "v_of", "log_prob": "log_prob_of"}[kind]
+        poorer = replace(ev, **{field: {r: x for r, x in vars(ev)[field].items() if r != role}})
+        with pytest.raises(KeyError, match=role):
+            regularizer(poorer, NOBODY)
+
+
+def test_no_penalty_at_the_reference(part: Make, each_regularizer: str) -> None:
+    """At v = v_ref = v_old the penalty is 0; its gradient too, but for k1, whose gradient is the score's."""
+    regularizer = part("regularizer", each_regularizer)
+    v = vectors.THETA.clone().requires_grad_()
+    here = dict.fromkeys(("ref", "old"), vectors.THETA)
+    penalty = regularizer(evaluation(QUERY, v, here, regularizer), NOBODY)
+    torch.testing.assert_close(penalty.double(), torch.zeros(2).double(), rtol=0, atol=1e-12)
+    if not penalty.requires_grad:
+        assert not regularizer.uses  # nothing read, nothing to differentiate
+        return
+    slope = torch.autograd.grad(penalty.sum(), v)[0]
+    if each_regularizer == "k1":
+        score = torch.autograd.grad(QUERY.log_prob(v).sum(), v)[0]
+        torch.testing.assert_close(slope, regularizer.kl_coef * score)
+    else:
+        torch.testing.assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-12)
+
+
+def test_the_role_is_a_field(part: Make) -> None:
+    assert part("regularizer", "girsanov", role="ema").uses == {"v:ema"}
+    assert part("regularizer", "k3", role="teacher:ocr").uses == {"log_prob:teacher:ocr"}
+    assert part("regularizer", "k1", importance=True).uses == {"log_prob:ref", "log_prob:old"}
+
+
+@pytest.mark.parametrize("coefficient", [0.0, -1e-2, float("nan")])
+def test_a_coefficient_that_is_not_positive_is_refused(coefficient: float) -> None:
+    for make in (lambda: Girsanov(coefficient), lambda: RatioKL(coefficient, k1)):
+        with pytest.raises(ValueError, match=r"kl_coef = .* must be positive; for none: regularizer=none"):
+            make()
