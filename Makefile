@@ -9,7 +9,7 @@ SWEEP ?= demo
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test check lint smoke plan report base clean
+.PHONY: help setup demo test check lint smoke plan report bench base clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -48,7 +48,10 @@ plan: setup ## make plan SWEEP=demo: what a grid would run, and what it refuses
 report: setup ## make report REPORT=demo: figures and tables from recorded runs
 	$(BIN)/python -m analysis report=$(REPORT)
 
-base: setup ## pretrain both testbeds' bases from nothing (shapes: about an hour on one core)
+bench: setup ## samples per second on shapes, and the network's share of an iteration
+	$(BIN)/python -m ablate.bench
+
+base: setup ## pretrain both testbeds' bases from nothing (shapes: about a quarter of an hour on one core)
 	$(BIN)/python -m ablate.mixture2d.pretrain
 	$(BIN)/python -m ablate.shapes.pretrain
 

@@ -86,6 +86,9 @@ def main() -> None:
         raise SystemExit(f"error: {error}") from None
     except COMPOSER_ERRORS as error:
         raise SystemExit(f"error: {_explained(arguments.overrides, error)}") from None
+    except BrokenPipeError:  # the reader of our output went away, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
 
 
 def _explained(overrides: list[str], error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import hydra
 from hydra.errors import InstantiationException
@@ -16,6 +16,7 @@ from ablate.protocols import Learner, Policy, Sampler
 from ablate.settings import BatchSizes, Budget, EvaluationSettings, OptimizerSettings
 
 Config = Mapping[str, Any]
+S = TypeVar("S")
 
 
 def make(node: Config, **runtime: Any) -> Any:
@@ -35,6 +36,8 @@ def make(node: Config, **runtime: Any) -> Any:
         raise UserError(f"{node['_target_']}: {str(cause).splitlines()[0]}") from error
     except TypeError as error:
         raise UserError(f"{node['_target_']}: {error}; see the fields in its yaml under conf/") from error
+    except ValueError as error:  # a part's own refusal, in its own words
+        raise error if isinstance(error, UserError) else UserError(str(error)) from error
 
 
 def light(config: Config) -> Parts:
@@ -55,18 +58,32 @@ def light(config: Config) -> Parts:
     return parts
 
 
+def settings(kind: type[S], node: Config) -> S:
+    """Typed settings from a config node.
+
+    Raises:
+        UserError: a field is missing or unknown, or its value is out of range.
+    """
+    try:
+        return kind(**node)
+    except TypeError as error:
+        raise UserError(f"{kind.__name__}: {error}; see conf/scale/ for the fields") from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def batch_sizes(config: Config) -> BatchSizes:
-    return BatchSizes(**config["batch"])
+    return settings(BatchSizes, config["batch"])
 
 
 def budget(config: Config) -> Budget:
-    return Budget(**config["budget"])
+    return settings(Budget, config["budget"])
 
 
 def evaluation(config: Config) -> tuple[EvaluationSettings, Sampler]:
     node = dict(config["evaluation"])
     sampler: Sampler = make(node.pop("sampler"))
-    return EvaluationSettings(**node), sampler
+    return settings(EvaluationSettings, node), sampler
 
 
 def policy(config: Config, parts: Parts, distributed: Distributed) -> Policy:
@@ -82,6 +99,6 @@ def learner(config: Config, parts: Parts, network: Policy, distributed: Distribu
         policy=network,
         distributed=distributed,
         batch=batch_sizes(config),
-        optimizer=OptimizerSettings(**config["optimizer"]),
+        optimizer=settings(OptimizerSettings, config["optimizer"]),
     )
     return cast(Learner, built)

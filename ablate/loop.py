@@ -72,11 +72,11 @@ def train(lab: Lab, recorder: Recorder | None, stopped: Callable[[], bool]) -> s
     shown = 0.0
     while (spent := _spent(lab, now)) < 1 and not lab.distributed.agree(stopped()):
         hours_before = now.gpu_hours
-        now, row = _iterate(lab, now, clock)
+        now, row = iterate(lab, now, clock)
         spent = _spent(lab, now)
         if recorder is not None:
             recorder.row(row)
-            if time.monotonic() - shown > _STATE_EVERY_S:
+            if spent >= 1 or time.monotonic() - shown > _STATE_EVERY_S:
                 shown = time.monotonic()
                 _report(lab, line, now, row, spent)
         if spent >= 1 or lab.evaluator.settings.due(now.iteration, hours_before, now.gpu_hours):
@@ -88,7 +88,7 @@ def train(lab: Lab, recorder: Recorder | None, stopped: Callable[[], bool]) -> s
     return "done" if spent >= 1 else "stopped"
 
 
-def _iterate(lab: Lab, now: Progress, clock: Clock) -> tuple[Progress, dict[str, Any]]:
+def iterate(lab: Lab, now: Progress, clock: Clock) -> tuple[Progress, dict[str, Any]]:
     """One iteration: one rollout, one learner update, one row."""
     parts, batch, distributed = lab.parts, lab.batch, lab.distributed
     key = Key((lab.seed, now.iteration))

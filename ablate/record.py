@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ class Recorder:
 
     def __init__(self, run: RunDir, config: Mapping[str, Any]) -> None:
         self._run = run
-        self._view = _wandb_run(run, config) if config["logging"]["wandb"] != "disabled" else None
+        self._view = _view(run, config) if config["logging"]["wandb"] != "disabled" else None
 
     def rewind(self, iteration: int) -> None:
         """Drop rows a resumed run will write again."""
@@ -58,7 +59,21 @@ class Recorder:
 
     def close(self) -> None:
         if self._view is not None:
-            self._view.finish(quiet=True)
+            self._view.finish()
+
+
+def _view(run: RunDir, config: Mapping[str, Any]) -> Any:
+    """The W&B run, or None where W&B cannot be had: the record is complete without it."""
+    import wandb
+
+    try:
+        return _wandb_run(run, config)
+    except wandb.errors.Error as error:
+        print(
+            f"{run.root}: not shown on W&B ({str(error).splitlines()[0]}); the record is complete",
+            file=sys.stderr,
+        )
+        return None
 
 
 def _wandb_run(run: RunDir, config: Mapping[str, Any]) -> Any:

@@ -125,9 +125,11 @@ class Crew:
                     while any(job.state in ("waiting", "running") for job in self.jobs):
                         self._step()
                         time.sleep(process.PAUSE_S)
-            except KeyboardInterrupt as error:
+            except BaseException as error:  # whatever ends the launcher, no run is left without one
                 self._stop()
-                raise SystemExit(130) from error
+                if isinstance(error, KeyboardInterrupt):
+                    raise SystemExit(130) from error
+                raise
 
     def _step(self) -> None:
         for job in self.jobs:

@@ -24,7 +24,14 @@ from runners.compose import Cell, composing
 
 AXES = ("objective", "estimator", "sampler")
 OTHERS = ("start", "advantage", "regularizer", "snapshots", "policy.tuning")
-SIZES = ("budget.iterations=2", "batch.prompts=2", "batch.group_size=4", "batch.micro=4", "batch.updates=2")
+SIZES = (
+    "optimizer.lr=1.0e-5",
+    "budget.iterations=2",
+    "batch.prompts=2",
+    "batch.group_size=4",
+    "batch.micro=4",
+    "batch.updates=2",
+)
 
 
 @cache
@@ -109,7 +116,9 @@ def test_tags_and_types_refuse_the_same(estimator: str, sampler: str) -> None:
 def test_a_missing_tag_is_noticed(tmp_path: Path) -> None:
     """The matrix above can fail: without its tag, trajectory x ode reaches the build, which refuses it."""
     made = cell(("estimator=trajectory", "sampler=ode"))
-    untagged = made.config | {"estimator": {k: v for k, v in made.config["estimator"].items() if k != "requires"}}
+    untagged = made.config | {
+        "estimator": {k: v for k, v in made.config["estimator"].items() if k != "requires"}
+    }
     assert compat.problems(made.config, made.choices, CONF)
     assert not compat.problems(untagged, made.choices, CONF)
     with pytest.raises(ValueError, match="density"):
@@ -130,7 +139,9 @@ def test_a_missing_tag_is_noticed(tmp_path: Path) -> None:
         (("estimator=exact",), ["exact", "diagnostics"]),
     ],
 )
-def test_sizes_and_tags_are_refused_with_value_rule_and_cure(overrides: tuple[str, ...], words: Sequence[str]) -> None:
+def test_sizes_and_tags_are_refused_with_value_rule_and_cure(
+    overrides: tuple[str, ...], words: Sequence[str]
+) -> None:
     made = cell(overrides)
     reason = compat.problems(made.config, made.choices, CONF)[0]
     assert "\n" not in reason

@@ -106,6 +106,20 @@ def test_a_named_grid_takes_the_launcher_by_itself(tmp_path: Path) -> None:
     assert record["name"] == "probe" and record["cells"][0]["overrides"] == ["estimator=trajectory"]
 
 
+def test_a_reader_that_goes_away_leaves_no_run_behind(tmp_path: Path) -> None:
+    launcher = start(
+        tmp_path, "ablate", "-m", *TINY, "seed=0,1", "budget.iterations=100000", "resources.slots=1"
+    )
+    assert launcher.stdout is not None and launcher.stderr is not None
+    until(lambda: any(directory.read_state() for directory in runs(tmp_path)))
+    launcher.stdout.close()
+    (directory,) = (directory for directory in runs(tmp_path) if directory.read_state())
+    os.kill(directory.read_state()["pid"], signal.SIGKILL)
+    told = launcher.stderr.read()
+    assert launcher.wait(timeout=60) == 141 and "Traceback" not in told and "repeat the same command" in told
+    assert not any(directory.is_live() for directory in runs(tmp_path))
+
+
 def test_more_gpus_than_there_are(tmp_path: Path) -> None:
     code, _, err = command(tmp_path, "ablate", "-m", "seed=0,1", "resources.gpus=1")
     assert code == 1 and len(err.splitlines()) == 1 and "resources.gpus = 1" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -145,9 +146,8 @@ def test_a_row_does_not_see_the_others(part: Make, each_objective: str) -> None:
     whole = objective(evaluation(query, v, others, objective), fb).per_sample
     for row in range(ROWS):
         one = slice(row, row + 1)
-        alone = point(query.x_t[one], query.target[one] + query.x_t[one], query.t[one], Adaptive())
-        alone = replace(alone, target=query.target[one])
-        alone = replace(alone, log_prob=lambda u, q=alone: Adaptive()(u, q.target, q.t))
+        score = partial(Adaptive(), target=query.target[one], t=query.t[one])
+        alone = replace(query, x_t=query.x_t[one], t=query.t[one], target=query.target[one], log_prob=score)
         ev = evaluation(alone, v[one], {r: x[one] for r, x in others.items()}, objective)
         part_of = Feedback(fb.reward[one], fb.advantage[one], fb.group[one])
         torch.testing.assert_close(objective(ev, part_of).per_sample, whole[one])

@@ -15,7 +15,7 @@ class ShapesPrompts:
     Attributes:
         train_per_task, test_per_task: prompts of each task kind. Of the captions only the four of
             `single_object` are in both.
-        search: evaluate on training captions instead, so that a search for settings never sees the held-out ones.
+        search: evaluate on training captions instead: a search for settings must not see the held-out ones.
     """
 
     train_per_task: int = 104

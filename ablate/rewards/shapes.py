@@ -25,7 +25,7 @@ class ShapesReward:
     headline: str = "strict"
 
     def __call__(self, images: Tensor, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-        """images [n,3,16,16] in [0,1] -> {"strict": [n], "partial": [n]} in fp32.
+        """images [n,3,16,16] in [0,1] -> {"strict": [n], "partial": [n]} in fp32 on the images' device.
 
         Raises:
             ValueError: a prompt is not of this bed, or images and prompts differ in number.
@@ -33,6 +33,6 @@ class ShapesReward:
         pixels = images.detach().float().cpu().permute(0, 2, 3, 1).numpy()
         verdicts = [verify(image, prompt.metadata) for image, prompt in zip(pixels, prompts, strict=True)]
         return {
-            "strict": torch.tensor([verdict.strict for verdict in verdicts], dtype=torch.float32),
-            "partial": torch.tensor([verdict.partial for verdict in verdicts], dtype=torch.float32),
+            "strict": torch.tensor([verdict.strict for verdict in verdicts], device=images.device),
+            "partial": torch.tensor([verdict.partial for verdict in verdicts], device=images.device),
         }

@@ -4,7 +4,8 @@ The same command on the same kind of processor, with the same versions, gives th
 
 Two phases. First captions are always true of their images, and the network learns to draw every task. Then a
 share of the images gets a caption it was not drawn for: what the network can draw stays, but it listens
-badly, as a base model does before guidance or RL.
+badly, as a base model does before guidance or RL. Both phases see every caption: the split into training and
+test prompts is RL's.
 """
 
 from __future__ import annotations

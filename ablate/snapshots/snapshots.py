@@ -38,7 +38,7 @@ class Snapshots:
         roles: the snapshots by name.
 
     Raises:
-        ValueError: the drawing role has no weights, or a name is taken.
+        ValueError: the drawing role or a source has no weights of its own, or a name is taken.
     """
 
     rollout: Role
@@ -52,6 +52,13 @@ class Snapshots:
             raise ValueError(
                 f"snapshots.rollout = {self.rollout} is no role; choose theta or one of {sorted(self.roles)}"
             )
+
+        for role, snapshot in self.roles.items():
+            if snapshot.source not in {"theta", *self.roles}:
+                raise ValueError(
+                    f"snapshots.roles.{role}.source = {snapshot.source} is no role that moves; "
+                    f"choose theta or one of {sorted(self.roles)}"
+                )
 
     def follow(self, policy: Policy, step: int, turn: Turn) -> None:
         """Let every role that moves at this turn follow its source."""
