@@ -1,7 +1,7 @@
 """``python -m ablate.bench``: what an iteration costs, and how much of it is the network's.
 
-Ratios within one run: whole iterations of an arm, then nothing but the forwards and backwards these made, replayed
-on noise with the same network, roles, batch sizes and thread. What is left is the lab's own overhead.
+Ratios within one run: whole iterations of an arm, then nothing but the forwards and backwards these made,
+replayed on noise with the same network, roles, batch sizes and thread. The rest is the lab's own overhead.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def measure(arm: str, repeats: int, root: Path, distributed: Distributed) -> str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=7, help="iterations measured per arm")
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)

@@ -62,10 +62,15 @@ class Distributed:
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """Mean of each number over processes; every process names the same ones."""
-        if self.world == 1:
-            return values
-        stacked = torch.tensor([list(values.values())], dtype=torch.float64, device=self.device)
-        return dict(zip(values, self.gather(stacked).mean(0).tolist(), strict=True))
+        return dict(zip(values, self._columns(values).mean(0).tolist(), strict=True))
+
+    def largest(self, values: dict[str, float]) -> dict[str, float]:
+        """Largest of each number over processes; every process names the same ones."""
+        return dict(zip(values, self._columns(values).amax(0).tolist(), strict=True))
+
+    def _columns(self, values: dict[str, float]) -> Tensor:
+        row = torch.tensor([list(values.values())], dtype=torch.float64, device=self.device)
+        return self.gather(row) if self.world > 1 else row
 
     def mean_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Average gradients over processes, in one call per optimizer step."""

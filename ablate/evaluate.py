@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ablate.contract import keys
+from ablate.contract.errors import IncompatibleRun
 from ablate.distributed import Distributed
-from ablate.judge import score
+from ablate.judge import check_finite, score
 from ablate.key import Key
 from ablate.pictures import save_grid
 from ablate.protocols import Policy, PromptSet, Reward, Sampler
@@ -35,6 +36,14 @@ class Evaluator:
     reward: Reward
     distributed: Distributed
 
+    def __post_init__(self) -> None:
+        samples = len(self.prompts.test) * self.settings.samples_per_prompt
+        if samples < self.distributed.world:
+            raise IncompatibleRun(
+                f"evaluation draws {samples} samples, fewer than the {self.distributed.world} processes; "
+                "raise evaluation.samples_per_prompt"
+            )
+
     def __call__(self, policy: Policy, picture: Path) -> dict[str, Any]:
         """Mean rewards, over all prompts and by tag, and every single value; draws ``picture`` on rank 0."""
         asked = [prompt for prompt in self.prompts.test for _ in range(self.settings.samples_per_prompt)]
@@ -42,6 +51,7 @@ class Evaluator:
         mine = list(range(len(asked)))[rank::world]
         x0 = self._draw(policy, [asked[n] for n in mine], torch.tensor(mine, device=self.distributed.device))
         scores = score(policy, self.reward, x0, [asked[n] for n in mine], self.settings.batch)
+        check_finite(scores, 0, [asked[n] for n in mine])
         values = {name: self._everyone(mine, column.tolist()) for name, column in scores.items()}
         pictured = _pictured(asked)
         shown = {n: row for row, n in enumerate(mine) if n in pictured}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ def score(
     """Every reward of every sample, {name: [N]} fp32.
 
     Raises:
-        DivergedRun: a reward is not finite.
         IncompatibleRun: ``reward.weights`` or ``reward.headline`` names a reward that is not returned.
     """
     parts = []
@@ -33,18 +32,12 @@ def score(
             parts.append(reward(policy.decode(x0[rows]), prompts[rows]))
     scores = {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
     unknown = sorted({*reward.weights, reward.headline} - set(scores))
+    if not reward.weights:
+        raise IncompatibleRun(f"reward.weights is empty; give a weight to one of {sorted(scores)}, e.g. 1.0")
     if unknown:
         raise IncompatibleRun(
             f"reward names {unknown}, but it returns {sorted(scores)}; mend reward.weights or headline"
         )
-    for name, values in scores.items():
-        bad = (~values.isfinite()).nonzero().flatten()
-        if len(bad):
-            raise DivergedRun(
-                f"reward '{name}' is {float(values[bad[0]])} for {len(bad)} of {len(values)} samples, "
-                f"first for prompt {prompts[int(bad[0])].text!r}; "
-                "a reward must be finite: look at the sample, or mend the reward"
-            )
     return scores
 
 
@@ -58,18 +51,40 @@ def judge(
     chunk: int,
     distributed: Distributed,
 ) -> tuple[Feedback, dict[str, float]]:
-    """Score the samples, compare them over all processes, and take this process's share of the credit."""
+    """Score the samples, compare them over all processes, and take this process's share of the credit.
+
+    Raises:
+        DivergedRun: a reward is not finite; every process raises, so that none waits for another.
+    """
     scores = score(policy, reward, rollout.x0, prompts, chunk)
-    total = sum(
-        (weight * scores[name] for name, weight in reward.weights.items()), torch.zeros(len(rollout.x0))
-    )
+    total = torch.stack([weight * scores[name] for name, weight in reward.weights.items()]).sum(0)
     names = [*scores, "total"]
-    table = torch.stack([*scores.values(), total.to(rollout.x0.device)], 1)
+    table = torch.stack([*scores.values(), total], 1)
     everyone = distributed.gather(table)
     group = distributed.gather(rollout.group)
+    check_finite(dict(zip(scores, everyone.T, strict=False)), distributed.rank * len(prompts), prompts)
     credit = advantage(everyone[:, -1], group)
     own = slice(distributed.rank * len(total), (distributed.rank + 1) * len(total))
     return Feedback(everyone[own, -1], credit[own], rollout.group), _describe(names, everyone, credit, group)
+
+
+def check_finite(scores: Mapping[str, Tensor], first: int, prompts: Sequence[Prompt]) -> None:
+    """Refuse rewards that are not finite; ``prompts`` are those of the samples from ``first`` on.
+
+    Raises:
+        DivergedRun: naming the reward, the value and the sample.
+    """
+    for name, values in scores.items():
+        bad = (~values.isfinite()).nonzero().flatten().tolist()
+        if bad:
+            own = [n - first for n in bad if 0 <= n - first < len(prompts)]
+            where = (
+                f"prompt {prompts[own[0]].text!r}" if own else f"sample {bad[0]}, drawn by another process"
+            )
+            raise DivergedRun(
+                f"reward '{name}' is {float(values[bad[0]])} for {len(bad)} of {len(values)} samples, "
+                f"first for {where}; a reward must be finite: look at the sample, or mend the reward"
+            )
 
 
 def _describe(names: Sequence[str], scores: Tensor, credit: Tensor, group: Tensor) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Every composition of conf/ is refused, with a reason, or runs; and its forwards are those its parts declare."""
+"""Every composition of conf/ is refused with a reason, or runs, with the forwards that its parts declare."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def options(group: str) -> list[str]:
 
 
 def grid() -> Iterator[tuple[str, ...]]:
-    """All of objective x estimator x sampler, each with one turn of every other group: pairs, not products."""
+    """All of objective x estimator x sampler, each with one turn of every other group."""
     turns = [itertools.cycle(options(group)) for group in OTHERS]
     for point in itertools.product(*map(options, AXES)):
         rest = [f"{group}={next(turn)}" for group, turn in zip(OTHERS, turns, strict=True)]
@@ -75,7 +75,7 @@ def run_two_iterations(overrides: tuple[str, ...], root: Path) -> tuple[list[dic
 
 
 def declared_forwards(lab: train.Lab) -> int:
-    """Per iteration: one forward a step, then per query theta and every declared role whose score is not known."""
+    """Per iteration: one forward a step; per query, theta and every declared role not known."""
     parts, samples = lab.parts, lab.batch.prompts * lab.batch.group_size
     uses = parts.objective.uses | parts.regularizer.uses
     free = {f"log_prob:{parts.snapshots.rollout}"} if lab.learner.keep == "transitions" else set()

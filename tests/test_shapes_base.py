@@ -13,16 +13,19 @@ import pytest
 import torch
 
 from ablate.contract.errors import IncompatibleRun
-from ablate.shapes.base import DATA, PROVENANCE, WEIGHTS, load_base, provenance
+from ablate.shapes.base import BASE, load_base
 from ablate.shapes.network import ShapesNet, ShapesVelocity, tokenize
 from ablate.shapes.pretrain import Recipe, draw_batch, evaluate, save, train
 from ablate.shapes.scenes import TASKS, captions
+from ablate.weights_file import provenance
+
+FILES = (BASE, BASE.with_suffix(".json"))
 
 TINY = Recipe(steps=3, blunt_steps=2, batch=8)
 
 
 def metrics(guidance: int) -> Any:
-    recorded: Any = provenance()["metrics"]
+    recorded: Any = provenance(BASE)["metrics"]
     return recorded[f"guidance {guidance}"]
 
 
@@ -32,35 +35,35 @@ def base() -> ShapesNet:
 
 
 def test_the_package_file_is_small() -> None:
-    assert (DATA / WEIGHTS).stat().st_size <= 6 * 2**20
+    assert BASE.stat().st_size <= 6 * 2**20
 
 
 def test_corrupted_weights_are_refused(tmp_path: Path) -> None:
-    for name in (WEIGHTS, PROVENANCE):
-        shutil.copy(DATA / name, tmp_path / name)
-    load_base(tmp_path)
-    content = bytearray((tmp_path / WEIGHTS).read_bytes())
+    for path in FILES:
+        shutil.copy(path, tmp_path)
+    copy_of = tmp_path / BASE.name
+    load_base(copy_of)
+    content = bytearray(copy_of.read_bytes())
     content[-1] ^= 1
-    (tmp_path / WEIGHTS).write_bytes(content)
+    copy_of.write_bytes(content)
     with pytest.raises(IncompatibleRun, match=r"(?s)base\.safetensors has sha256 .*make base") as refusal:
-        load_base(tmp_path)
+        load_base(copy_of)
     assert "\n" not in str(refusal.value)
-    assert str(provenance()["sha256"]) in str(refusal.value)
+    assert str(provenance(BASE)["sha256"])[:12] in str(refusal.value)
 
 
-@pytest.mark.parametrize("missing", [WEIGHTS, PROVENANCE])
-def test_missing_files_are_refused(tmp_path: Path, missing: str) -> None:
-    for name in {WEIGHTS, PROVENANCE} - {missing}:
-        shutil.copy(DATA / name, tmp_path / name)
+@pytest.mark.parametrize("kept", FILES, ids=lambda path: path.name)
+def test_missing_files_are_refused(tmp_path: Path, kept: Path) -> None:
+    shutil.copy(kept, tmp_path)
     with pytest.raises(IncompatibleRun, match="make base"):
-        load_base(tmp_path)
+        load_base(tmp_path / BASE.name)
 
 
 @pytest.mark.parametrize("guidance", [1, 3])
 def test_recorded_scores_are_measured_again(base: ShapesNet, guidance: int) -> None:
     """Other noise, so equal up to the binomial error of both measurements."""
     again, recorded = evaluate(base, guidance, per_task=48, seed=100)["mean"], metrics(guidance)["mean"]
-    p, per_task = recorded["strict"], int(str(provenance()["per_task"]))
+    p, per_task = recorded["strict"], int(str(provenance(BASE)["per_task"]))
     error = (p * (1 - p) * (1 / (48 * len(TASKS)) + 1 / (per_task * len(TASKS)))) ** 0.5
     assert abs(again["strict"] - p) <= 4 * error
 
@@ -87,10 +90,10 @@ def test_pretraining_is_deterministic(tmp_path: Path) -> None:
 def test_a_saved_base_loads_as_it_was(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = ShapesNet()
-    save(net, TINY, "a test", tmp_path, per_task=1)
-    loaded = load_base(tmp_path)
+    save(net, TINY, "a test", tmp_path / BASE.name, per_task=1)
+    loaded = load_base(tmp_path / BASE.name)
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in net.state_dict().items())
-    assert json.loads((tmp_path / PROVENANCE).read_text())["command"] == "a test"
+    assert json.loads((tmp_path / BASE.name).with_suffix(".json").read_text())["command"] == "a test"
 
 
 @pytest.mark.parametrize("mismatch", [0.0, 0.5])

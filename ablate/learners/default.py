@@ -56,7 +56,12 @@ class DefaultLearner:
                 self._accumulate(rollout, feedback, index, len(share), key, log)
             log.add({keys.GRAD_NORM: self._apply()})
         self._parts.snapshots.follow(self._policy, self._step, "iteration")
-        return self._distributed.mean(log.means()) | {keys.OPTIMIZER_STEP: self._step}
+        means, peaks = log.read()
+        return (
+            self._distributed.mean(means)
+            | self._distributed.largest(peaks)
+            | {keys.OPTIMIZER_STEP: self._step}
+        )
 
     def _accumulate(
         self, rollout: Rollout, feedback: Feedback, index: Tensor, share: int, key: Key, log: _Log
@@ -110,7 +115,7 @@ class DefaultLearner:
 
 
 class _Log:
-    """Running means; tensors stay on their device until they are read."""
+    """What accumulates over an iteration; tensors stay on their device until they are read."""
 
     def __init__(self) -> None:
         self._values: defaultdict[str, list[Tensor]] = defaultdict(list)
@@ -119,11 +124,11 @@ class _Log:
         for name, value in values.items():
             self._values[name].append(value.detach())
 
-    def means(self) -> dict[str, float]:
-        return {
-            name: float(torch.stack(v).amax() if name.endswith("max") else torch.stack(v).mean())
-            for name, v in self._values.items()
-        }
+    def read(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Means, and the largest of what is named a maximum."""
+        stacked = {name: torch.stack(values) for name, values in self._values.items()}
+        peaks = {name: float(values.max()) for name, values in stacked.items() if name.endswith("max")}
+        return {name: float(values.mean()) for name, values in stacked.items() if name not in peaks}, peaks
 
 
 def _check_on_policy(ev: Evaluation, drawn_by: str) -> None:

@@ -61,7 +61,7 @@ class FlowSDE:
         times = self.times()
         t, t_next = times[k.cpu()], times[k.cpu() + 1]
         dt = t_next - t
-        # t clamped: s is singular at t = 1
+        # t clamped: s is singular at t = 1, where grids begin
         noise = self.noise_level * torch.sqrt(t / (1 - t.clamp(max=times[1])))
         kappa = t_next + noise.square() * dt / (2 * t)
         return gaussian.coefficients(t, t_next, kappa, noise * torch.sqrt(-dt))

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ablate.shapes.base import DATA, PROVENANCE, WEIGHTS
+from ablate.shapes.base import BASE
 from ablate.shapes.network import ShapesNet
 from ablate.shapes.render import render
 from ablate.shapes.scenes import TASKS, Caption, captions, is_held_out, sample_scene
@@ -172,7 +172,7 @@ def _cycle(items: list[Caption], length: int) -> list[Caption]:
 
 
 def save(net: ShapesNet, recipe: Recipe, command: str, out: Path, *, per_task: int = 256) -> None:
-    """Write `base.safetensors` and its provenance, `base.json`."""
+    """Write the weights to `out`, and their provenance beside them as .json."""
     weights = serialize({name: tensor.contiguous() for name, tensor in net.state_dict().items()})
     provenance = {
         "command": command,
@@ -188,15 +188,15 @@ def save(net: ShapesNet, recipe: Recipe, command: str, out: Path, *, per_task: i
         "metrics": {f"guidance {g:g}": evaluate(net, g, per_task) for g in (1.0, 3.0)},
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / WEIGHTS).write_bytes(weights)
-    (out / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(weights)
+    out.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n")
 
 
 def main() -> None:
     """Command line: every field of `Recipe`, and where to write."""
     parser = argparse.ArgumentParser(description="Train the base of the shapes bed from nothing.")
-    parser.add_argument("--out", type=Path, default=DATA)
+    parser.add_argument("--out", type=Path, default=BASE)
     for name, default in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     options = vars(parser.parse_args())
