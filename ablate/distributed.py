@@ -10,11 +10,18 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
+from ablate.contract.errors import IncompatibleRun
+
 
 class Distributed:
     """Rank, device and the few collectives a run needs; several processes are started by torchrun."""
 
     def __init__(self, gpus: int) -> None:
+        if gpus > torch.cuda.device_count():
+            raise IncompatibleRun(
+                f"resources.gpus = {gpus}, but this machine shows {torch.cuda.device_count()} GPUs; "
+                "choose resources=cpu, or a machine that has them"
+            )
         self._accelerator = Accelerator(cpu=gpus == 0)
 
     @property

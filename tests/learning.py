@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,26 @@ from ablate.types import Feedback, Rollout
 PLAIN = OptimizerSettings(lr=1e6, weight_decay=0.0, betas=(0.0, 0.0), eps=1e6, grad_clip=1e9)
 
 
+def learn(
+    parts: Parts, *, micro: int, draws: int = 1, updates: int = 1, lr: float = PLAIN.lr
+) -> tuple[DefaultLearner, RolePolicy]:
+    """The default learner of these parts, and the mixture2d policy it trains."""
+    policy = RolePolicy(
+        Mixture2D(),
+        tuning="full",
+        tunings={"full": Full()},
+        guidance={},
+        snapshots=list(parts.snapshots.roles),
+        device=torch.device("cpu"),
+    )
+    batch = BatchSizes(prompts=1, group_size=1, micro=micro, updates=updates, rollout=1, draws=draws)
+    optimizer = replace(PLAIN, lr=lr)
+    learner = DefaultLearner(
+        parts=parts, policy=policy, distributed=Distributed(0), batch=batch, optimizer=optimizer
+    )
+    return learner, policy
+
+
 @dataclass(frozen=True)
 class Lesson:
     """One update of the default learner on mixture2d, by these parts.
@@ -34,18 +54,7 @@ class Lesson:
 
     def gradient(self, rollout: Rollout, feedback: Feedback, *, micro: int, draws: int = 1) -> Tensor:
         """d loss / d theta of an iteration's single update, in one row."""
-        policy = RolePolicy(
-            Mixture2D(),
-            tuning="full",
-            tunings={"full": Full()},
-            guidance={},
-            snapshots=list(self.parts.snapshots.roles),
-            device=torch.device("cpu"),
-        )
-        batch = BatchSizes(prompts=1, group_size=1, micro=micro, updates=1, rollout=1, draws=draws)
-        learner = DefaultLearner(
-            parts=self.parts, policy=policy, distributed=Distributed(0), batch=batch, optimizer=PLAIN
-        )
+        learner, policy = learn(self.parts, micro=micro, draws=draws)
         if self.off_policy:
             generator = torch.Generator().manual_seed(3)
             state = learner.state_dict()

@@ -136,6 +136,14 @@ def test_checkpoint_of_another_run(tmp_path: Path) -> None:
     assert "weights are not this run's" in _fails(other)
 
 
+def test_gpus_that_are_not_there(tmp_path: Path) -> None:
+    """No silent fall back to the CPU: hours on another device are another axis."""
+    missing = torch.cuda.device_count() + 1
+    directory = prepare(tmp_path, *SHORT, f"resources.gpus={missing}")
+    with pytest.raises(IncompatibleRun, match=rf"resources.gpus = {missing}, .* resources=cpu"):
+        run(directory)
+
+
 def test_run_directory_of_a_live_process(tmp_path: Path) -> None:
     directory = prepare(tmp_path, *SHORT)
     with directory.owned():

@@ -12,6 +12,7 @@ import peft  # noqa: F401  # imported once here, so that no forked child pays it
 import pytest
 from running import finish, in_child, outcome, prepare, same, wait
 
+import ablate.policies.shapes  # noqa: F401  # likewise
 from ablate import checkpoint, evaluate, loop
 from ablate.contract.rundir import RunDir
 from ablate.learners.default import DefaultLearner
@@ -19,20 +20,18 @@ from ablate.train import run
 
 ARMS = {
     "epg-elbo-ode": (
-        "objective=epg",
-        "estimator=elbo",
-        "sampler=ode",
-        "regularizer=girsanov",
-        "snapshots=nft_slow",
+        *("objective=epg", "estimator=elbo", "sampler=ode"),
+        *("regularizer=girsanov", "snapshots=nft_slow"),
     ),
     "grpo-trajectory-sde": (
-        "objective=grpo",
-        "estimator=trajectory",
-        "sampler=sde",
-        "batch.updates=2",
-        "batch.micro=64",
+        *("objective=grpo", "estimator=trajectory", "sampler=sde"),
+        *("batch.updates=2", "batch.micro=64"),
     ),
     "lora": ("policy.tuning=lora", "objective=pepg", "sampler=dpm2"),
+    "shapes": (
+        *("policy=shapes", "estimator=elbo_stratified", "prompts.test_per_task=1"),
+        *("batch.prompts=2", "batch.group_size=4", "batch.micro=4", "batch.rollout=4"),
+    ),
 }
 LENGTH = ("budget.iterations=10", "evaluation.every_iterations=3")
 

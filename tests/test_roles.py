@@ -122,6 +122,15 @@ def test_only_theta_has_gradients(make: Any, inputs: Any) -> None:
         assert not ask(policy, "theta", inputs).requires_grad
 
 
+def test_no_gradient_passes_through_other_roles(make: Any, inputs: Any) -> None:
+    """Not even to the states they are asked at."""
+    policy = make()
+    x_t, t, prompts = inputs
+    for role in ("theta", "ref", *ROLES):
+        v = policy.velocity(role)(x_t.clone().requires_grad_(), t, policy.encode(prompts))
+        assert v.requires_grad == (role == "theta")
+
+
 def test_every_tuned_weight_gets_a_gradient(make: Any, inputs: Any) -> None:
     """A LoRA target that matches no layer, or a layer outside the graph, would train nothing silently."""
     policy = make()

@@ -187,34 +187,6 @@ def test_path_scores_as_drawn(part: Callable[..., Any], policy: Policy, each_ker
         assert float((again - query.known["old"]).abs().max()) < 1e-5  # nats per dimension; rounding of fp32
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 8])
-def test_chunks_change_no_sample(
-    part: Callable[..., Any], policy: Policy, each_sampler: str, chunk: int
-) -> None:
-    """Up to the rounding of matrix products, whose order depends on the batch."""
-    sampler, start = part("sampler", each_sampler), part("start", "iid")
-    whole = sample(policy, sampler, start, keep="states", groups=2, size=8)
-    parted = sample(policy, sampler, start, keep="states", groups=2, size=8, chunk=chunk)
-    torch.testing.assert_close(parted.x0, whole.x0, rtol=0, atol=2e-5)
-    assert whole.path is not None and parted.path is not None
-    torch.testing.assert_close(parted.path.x, whole.path.x, rtol=0, atol=2e-5)
-    assert torch.equal(parted.path.k, whole.path.k)
-
-
-def test_keep_says_what_is_stored(part: Callable[..., Any], policy: Policy, each_sampler: str) -> None:
-    sampler, start = part("sampler", each_sampler), part("start", "iid")
-    bare = sample(policy, sampler, start, keep="x0", groups=1, size=3)
-    assert bare.path is None
-    states = sample(policy, sampler, start, keep="states", groups=1, size=3).path
-    assert states is not None and states.v is not None
-    assert states.k.tolist() == [list(range(sampler.num_steps))] * 3
-    torch.testing.assert_close(states.x_next[:, -1], bare.x0, rtol=0, atol=0)
-    torch.testing.assert_close(states.x[:, 1:], states.x_next[:, :-1], rtol=0, atol=0)
-    kept = sample(policy, sampler, start, keep="transitions", groups=1, size=3).path
-    if kept is not None:
-        assert kept.log_prob is not None and kept.log_prob.shape == kept.k.shape and kept.v is None
-
-
 @pytest.mark.parametrize("window", [[0], [1, 2, 3], [0, 4, 8]])
 def test_only_the_window_is_stochastic_and_scored(
     part: Callable[..., Any], policy: Policy, window: list[int]

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from learning import learn
+from pieces import sample
 from torch import Tensor
 
 from ablate import build
 from ablate.distributed import Distributed
+from ablate.key import Key
 from ablate.protocols import Policy, Schedule
 from ablate.snapshots.constant import Constant
 from ablate.snapshots.ramp import Ramp
 from ablate.snapshots.snapshots import Snapshot, Snapshots
 from ablate.snapshots.warmup import Warmup
+from ablate.types import Feedback
 
 Make = Callable[..., Any]
 
@@ -166,6 +171,32 @@ def test_an_average_over_steps(fresh: Callable[[Snapshots], Policy]) -> None:
         expected = decay * expected + (1 - decay) * weights(policy, "theta").double()
         snapshots.follow(policy, step, "step")
     torch.testing.assert_close(weights(policy, "ema").double(), expected, rtol=1e-6, atol=1e-6)
+
+
+class Asked:
+    """A schedule that copies, and remembers the steps it was asked for."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def __call__(self, step: int) -> float:
+        self.steps.append(step)
+        return 0.0
+
+
+def test_the_learner_gives_each_turn(parts: Make, policy: Policy) -> None:
+    """Two iterations of three optimizer steps: a step's turn comes at 1 .. 6, an iteration's at 3 and 6."""
+    by_step, by_iteration = Asked(), Asked()
+    roles = {"ema": Snapshot(by_step, "step"), "old": Snapshot(by_iteration, "iteration")}
+    taught = replace(parts(), snapshots=Snapshots("old", roles))
+    learner, trained = learn(taught, micro=4, updates=3, lr=1e3)
+    rollout = sample(policy, taught.sampler, taught.start, keep="x0", groups=3, size=4)
+    feedback = Feedback(rollout.x0[:, 0], rollout.x0[:, 0], rollout.group)
+    for iteration in range(2):
+        learner.update(rollout, feedback, Key((0, iteration, "update")))
+    assert by_step.steps == [1, 2, 3, 4, 5, 6] and by_iteration.steps == [3, 6]
+    assert torch.equal(weights(trained, "ema"), weights(trained, "theta"))
+    assert not torch.equal(weights(trained, "theta"), weights(policy, "theta"))
 
 
 def test_options_name_a_role_that_draws(part: Make, each_snapshots: str) -> None:
