@@ -229,6 +229,26 @@ def test_gradients_flow_through_both_branches_of_guidance(make: Any, inputs: Any
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("role", ["out", "layers", "0", "base_layer", "weight", "teacher:ocr"])
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_a_role_has_any_name(role: str, tuning: str) -> None:
+    """Also that of a layer or a word of peft's."""
+    policy = RolePolicy(
+        Mixture2D(),
+        tuning=tuning,
+        tunings=TUNINGS,
+        guidance={role: 2.0},
+        snapshots=[role],
+        device=torch.device("cpu"),
+    )
+    move(policy)
+    mine, theta = ([n for n in policy.state_dict() if n.startswith(f"{r}/")] for r in (role, "theta"))
+    assert len(mine) == len(theta) == len(policy.parameters())
+    policy.blend(role, "theta", 0.0)
+    state = policy.state_dict()
+    assert all(torch.equal(state[a], state[b]) for a, b in zip(mine, theta, strict=True))
+
+
 def test_what_does_not_exist_is_refused() -> None:
     def build(**changes: Any) -> RolePolicy:
         given = {"tuning": "full", "tunings": TUNINGS, "guidance": {}, "snapshots": ROLES}

@@ -69,8 +69,9 @@ class Adapters:
         self._activate("theta")
 
     def _named(self, role: Role) -> dict[str, Tensor]:
-        mark = f".{role}."
-        return {name.replace(mark, "."): p for name, p in self._model.named_parameters() if mark in name}
+        end = f".{role}.weight"  # and not any ".role.": a role may be named like a layer
+        tensors = self._model.named_parameters()
+        return {name.removesuffix(end): p for name, p in tensors if name.endswith(end) and ".lora_" in name}
 
     def _activate(self, role: Role) -> None:
         for layer in self._layers:
