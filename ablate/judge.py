@@ -14,8 +14,6 @@ from ablate.groups import zero_std_share
 from ablate.protocols import AdvantageFn, Policy, Reward
 from ablate.types import Feedback, Prompt, Rollout
 
-_SATURATED = 1 - 1e-6
-
 
 def score(
     policy: Policy, reward: Reward, x0: Tensor, prompts: Sequence[Prompt], chunk: int
@@ -92,10 +90,6 @@ def _describe(names: Sequence[str], scores: Tensor, credit: Tensor, group: Tenso
     for name, values in zip(names, scores.unbind(1), strict=True):
         row[keys.reward_mean(name)] = float(values.mean())
         row[keys.reward_std(name)] = float(values.std(correction=0))
-    size = credit.abs()
-    row[keys.ADVANTAGE_ABS_MEAN] = float(size.mean())
-    row[keys.ADVANTAGE_SATURATED] = (
-        float((size >= _SATURATED * size.max()).float().mean()) if size.max() > 0 else 0.0
-    )
+    row[keys.ADVANTAGE_ABS_MEAN] = float(credit.abs().mean())
     row[keys.GROUP_ZERO_STD] = zero_std_share(scores[:, -1], group)
     return row

@@ -24,9 +24,20 @@ def _hash(words: tuple[Word, ...], row: int) -> int:
 
 @dataclass(frozen=True)
 class Key:
-    """An address: words, in order."""
+    """An address: words, in order.
+
+    Two addresses share a stream by chance only: torch's CPU generator keeps 32 bits of a seed, so among n
+    streams some pair coincides with probability about n^2 / 2^33.
+
+    Raises:
+        ValueError: a word has a "/" in it, which is what joins words.
+    """
 
     words: tuple[Word, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any("/" in word for word in self.words if isinstance(word, str)):
+            raise ValueError(f"a word of the key {self.words} has a '/'; take another sign")
 
     def of(self, *words: Word) -> Key:
         """The address below this one."""

@@ -23,7 +23,7 @@ class Health:
     Attributes:
         iterations: of the seed that got furthest.   seconds: device-seconds per iteration, by phase, mean.
         grad_norm: median.   log_ratio: largest |log ratio|, nats per dimension.
-        saturated, zero_std: mean fraction of clipped advantages, of groups whose rewards are all equal.
+        zero_std: mean fraction of groups whose rewards are all equal.
     """
 
     arm: Arm
@@ -31,7 +31,6 @@ class Health:
     seconds: dict[str, float]
     grad_norm: float | None
     log_ratio: float | None
-    saturated: float | None
     zero_std: float | None
 
     @property
@@ -61,6 +60,5 @@ def _line(arm: Arm, rows: pd.DataFrame) -> Health:
         seconds={phase: value for phase, value in seconds.items() if value is not None},
         grad_norm=reduced(keys.GRAD_NORM, np.median),
         log_ratio=reduced(keys.LOG_RATIO_ABS_MAX, np.max),
-        saturated=reduced(keys.ADVANTAGE_SATURATED, np.mean),
         zero_std=reduced(keys.GROUP_ZERO_STD, np.mean),
     )

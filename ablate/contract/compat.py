@@ -60,7 +60,7 @@ def _tag_problems(config: Mapping[str, Any], choices: Mapping[str, str], conf: P
                 continue
             cures = providers(conf, tag)
             candidates = sorted({cure.split("=")[0] for cure in cures})
-            chosen = ", ".join(f"{name}={choices.get(name, '?')}" for name in candidates) or "no chosen part"
+            chosen = ", ".join(f"{name}={choices.get(name, '?')}" for name in candidates) or "nothing chosen"
             cure = " or ".join(cures) or f"another {group}"
             name = choices.get(group, node["_target_"])
             yield f"{group}={name} requires '{tag}', which {chosen} does not provide; choose {cure}"

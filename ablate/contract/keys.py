@@ -15,7 +15,6 @@ GRAD_NORM: Final = "grad_norm"
 LOG_RATIO_MEAN: Final = "log_ratio/mean"
 LOG_RATIO_ABS_MAX: Final = "log_ratio/abs_max"
 ADVANTAGE_ABS_MEAN: Final = "advantage/abs_mean"
-ADVANTAGE_SATURATED: Final = "advantage/saturated"
 GROUP_ZERO_STD: Final = "group/zero_std"
 WALL_FIELDS: Final = (GPU_HOURS, "time/")  # prefixes of what a repeated run need not repeat
 
