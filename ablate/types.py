@@ -44,20 +44,28 @@ class Transition:
     Attributes:
         c1x: ``c1 * x`` [B,*D].
         c2: factor of the velocity [B,1,..].
-        std: standard deviation [B,1,..], > 0.
+        std: standard deviation [B,1,..], > 0 where the step is scored.
+        normal: whether a draw is scored by its density; if not, by minus its squared distance to the mean.
     """
 
     c1x: Tensor
     c2: Tensor
     std: Tensor
+    normal: bool = True
 
     def mean(self, v: Tensor) -> Tensor:
         """``c1 x + c2 v`` [B,*D]."""
         return self.c1x + self.c2 * v
 
     def log_prob(self, x_next: Tensor, v: Tensor) -> Tensor:
-        """``log N(x_next; c1 x + c2 v, std^2)`` in nats per dimension -> [B]."""
-        residual = (x_next - self.mean(v)) / self.std
+        """``log N(x_next; c1 x + c2 v, std^2)`` in nats per dimension -> [B].
+
+        If not ``normal``: ``-mean (x_next - c1 x - c2 v)^2``, that of std^2 = 1/2 but for a constant.
+        """
+        error = x_next - self.mean(v)
+        if not self.normal:
+            return -error.square().flatten(1).mean(1)
+        residual = error / self.std
         density = -0.5 * residual.square() - self.std.log() - HALF_LOG_TWO_PI
         return density.flatten(1).mean(1)
 

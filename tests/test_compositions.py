@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pieces import network_calls
 from running import CONF, TINY
 
 from ablate import build, train
@@ -85,7 +86,7 @@ def declared_forwards(lab: train.Lab) -> int:
         queries = estimator.times(parts.sampler.times(), Key().rows(torch.arange(1)))[0].shape[1]
     else:
         queries = steps - 1  # every transition but the last
-    return samples * (steps + networks * queries)
+    return samples * (network_calls(parts.sampler) + networks * queries)
 
 
 @pytest.mark.parametrize("overrides", [*grid(), *pairs()], ids=lambda o: "-".join(x.split("=")[1] for x in o))
