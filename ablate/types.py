@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from ablate.contract.errors import IncompatibleRun
+
 Cond = Mapping[str, Tensor]  # what a policy needs of a prompt; every tensor has the batch first
 Role = str
 Velocity = Callable[[Tensor, Tensor, Cond], Tensor]  # (x_t [B,*D], t [B], cond) -> v [B,*D]
@@ -77,6 +79,14 @@ class Transition:
         """``c1 x + c2 v + std noise`` [B,*D]."""
         return self.mean(v) + self.std * noise
 
+    def divergence(self, v: Tensor, other: Tensor) -> Tensor:
+        """KL of the steps under two velocities, ``mean (c2 (v - other))^2 / (2 std^2)`` per dimension [B].
+
+        If not ``normal``: without the variance, as ``log_prob`` is.
+        """
+        square = (self.c2 * (v - other)).square()
+        return (square / (2 * self.std.square()) if self.normal else square).flatten(1).mean(1)
+
 
 HALF_LOG_TWO_PI = 0.9189385332046727
 
@@ -131,6 +141,14 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class ScoredStep:
+    """The sampler's step a query scores: its Gaussian, and its length ``t - t'`` > 0 [B]."""
+
+    transition: Transition
+    length: Tensor
+
+
+@dataclass(frozen=True)
 class Query:
     """Where to evaluate the networks, and how to score any velocity there.
 
@@ -143,6 +161,7 @@ class Query:
         log_prob: v [B,*D] -> [B].
         known: scores that need no forward, by role.
         gain: weight of the query outside any ratio or clip, [B] or a number.
+        step: the step that is scored, where one is.
     """
 
     x_t: Tensor
@@ -153,6 +172,20 @@ class Query:
     log_prob: Callable[[Tensor], Tensor]
     known: Mapping[Role, Tensor] = field(default_factory=dict)
     gain: Tensor | float = 1.0
+    step: ScoredStep | None = None
+
+    def scored_step(self) -> ScoredStep:
+        """The step.
+
+        Raises:
+            IncompatibleRun: the estimator re-noises, so there is none.
+        """
+        if self.step is None:
+            raise IncompatibleRun(
+                "a part reads the Gaussian of a scored step, which this estimator has not: "
+                "choose estimator=trajectory"
+            )
+        return self.step
 
 
 @dataclass(frozen=True)
