@@ -13,15 +13,26 @@ from hypothesis import strategies as st
 from pieces import draws
 from torch import Tensor
 
+from ablate.advantages.best_worst import BestWorst
 from ablate.advantages.centered import Centered
+from ablate.advantages.exponential import Exponential
 from ablate.advantages.zscore import ZScoreGlobal, ZScoreGroup
-from ablate.groups import batches, feedback_of, group_mean, group_std, zero_std_share
+from ablate.groups import batches, feedback_of, group_max, group_mean, group_std, group_sum, zero_std_share
 from ablate.types import Feedback, Rollout
 
 Make = Callable[..., Any]
 SIZE = 4
 scores = st.floats(-100, 100, width=32)
 rewards_of = st.integers(1, 5).flatmap(lambda g: st.lists(scores, min_size=SIZE * g, max_size=SIZE * g))
+
+
+NOT_CENTRED = {"positive_only", "negative_only", "one_only", "binary"}  # reshaped, element by element
+NOT_BY_SIZE = {"exponential", "best_worst", *NOT_CENTRED}  # no clip and no scale of their own
+
+
+def unclipped(part: Make, name: str) -> Any:
+    """The option, its clip out of the way if it has one."""
+    return part("advantage", name) if name in NOT_BY_SIZE else part("advantage", name, clip=1e9)
 
 
 def labelled(rewards: list[float]) -> tuple[Tensor, Tensor]:
@@ -32,8 +43,10 @@ def labelled(rewards: list[float]) -> tuple[Tensor, Tensor]:
 @given(rewards=rewards_of)
 def test_credit_is_zero_in_the_mean_of_a_group(part: Make, each_advantage: str, rewards: list[float]) -> None:
     values, group = labelled(rewards)
-    credit = part("advantage", each_advantage, clip=1e9)(values, group)
+    credit = unclipped(part, each_advantage)(values, group)
     assert credit.shape == values.shape and credit.dtype == torch.float32 and credit.isfinite().all()
+    if each_advantage in NOT_CENTRED:
+        return
     mean = credit.double().view(-1, SIZE).mean(1)
     bound = 1e-6 * credit.abs().max().double().clamp(min=1e-6)  # rounding of the fp32 result
     assert (mean.abs() <= bound).all()
@@ -58,7 +71,7 @@ def test_a_shift_of_the_rewards_changes_nothing(
 ) -> None:
     """Rewards on a grid of 1/8, so that the shift itself is exact in fp32."""
     values, group = labelled([round(8 * r) / 8 for r in rewards])
-    advantage = part("advantage", each_advantage, clip=1e9)
+    advantage = unclipped(part, each_advantage)
     found, expected = advantage(values + shift, group), advantage(values, group)
     torch.testing.assert_close(found, expected, rtol=2e-6, atol=1e-6)
 
@@ -92,6 +105,8 @@ def test_the_clip_bounds_the_credit(
     part: Make, each_advantage: str, rewards: list[float], bound: float
 ) -> None:
     """And is applied before the scale, so that the scale is only a scale."""
+    if each_advantage in NOT_BY_SIZE:
+        return
     values, group = labelled(rewards)
     free = part("advantage", each_advantage, clip=1e9, scale=1.0)(values, group)
     held = part("advantage", each_advantage, clip=bound, scale=0.5)(values, group)
@@ -119,6 +134,60 @@ def test_a_million_does_not_cost_precision(part: Make, each_advantage: str) -> N
     torch.testing.assert_close(advantage(small + 1e6, group), advantage(small, group), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("positive_only", lambda a: max(a, 0.0)),
+        ("negative_only", lambda a: min(a, 0.0)),
+        ("one_only", lambda a: float(a > 0)),
+        ("binary", lambda a: float((a > 0) - (a < 0))),
+    ],
+)
+@given(rewards=rewards_of)
+def test_modes_of_diffusion_nft(part: Make, name: str, expected: Any, rewards: list[float]) -> None:
+    values, group = labelled(rewards)
+    found, base = part("advantage", name)(values, group), ZScoreGlobal()(values, group)
+    assert found.tolist() == [expected(a) for a in base.tolist()]
+
+
+@given(rewards=rewards_of)
+def test_awm_divides_by_its_clip(part: Make, rewards: list[float]) -> None:
+    values, group = labelled(rewards)
+    torch.testing.assert_close(part("advantage", "awm")(values, group), ZScoreGlobal()(values, group) / 5)
+
+
+@given(rewards=rewards_of, temperature=st.floats(0.3, 3))
+def test_exponential_credit(rewards: list[float], temperature: float) -> None:
+    """exp(R/gamma)/mean - 1 in [-1, G - 1]; and its standard deviation is 1 where that is asked for."""
+    values, group = labelled(rewards)
+    table = np.array(rewards, dtype=np.float64).reshape(-1, SIZE)
+    weight = np.exp((table - table.max(1, keepdims=True)) / (temperature * max(table.std(), 1e-6)))
+    expected = (weight / weight.mean(1, keepdims=True) - 1).ravel()
+    found = Exponential(temperature)(values, group)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert float(found.min()) >= -1 and float(found.max()) <= SIZE - 1
+    unit = Exponential(temperature, standardize=True)(values, group)
+    np.testing.assert_allclose(unit, expected / max(expected.std(), 1e-2), rtol=1e-4, atol=1e-5)
+
+
+def test_exponential_credit_is_linear_when_hot() -> None:
+    values, group = labelled([0.0, 1.0, 2.0, 5.0, 3.0, 3.0, 4.0, 9.0])
+    hot = Exponential(1e4)(values, group) * 1e4
+    torch.testing.assert_close(hot, ZScoreGlobal(floor=1e-9)(values, group), rtol=1e-2, atol=1e-2)
+
+
+def test_best_and_worst_share_among_equals() -> None:
+    values, group = labelled([0.0, 1.0, 2.0, 5.0, 3.0, 3.0, 4.0, 4.0, 7.0, 7.0, 7.0, 7.0])
+    found = BestWorst()(values, group)
+    assert found.tolist() == [-1, 0, 0, 1, -0.5, -0.5, 0.5, 0.5, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("field", ["temperature", "floor"])
+def test_an_exponential_needs_positive_numbers(field: str) -> None:
+    with pytest.raises(ValueError, match=rf"{field} = 0.0"):
+        Exponential(**{field: 0.0})
+
+
 def test_wider_rewards_weigh_more_globally_but_not_by_group() -> None:
     values = torch.tensor([0.0, 1.0, 0.0, 10.0])
     group = torch.tensor([0, 0, 1, 1])
@@ -142,6 +211,9 @@ def test_group_statistics(rewards: list[float]) -> None:
     mean, std = group_mean(values.double(), group), group_std(values.double(), group)
     np.testing.assert_allclose(mean, table.mean(1).repeat(SIZE), rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(std, table.std(1).repeat(SIZE), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(group_max(values, group), table.max(1).repeat(SIZE))
+    total = table.sum(1).repeat(SIZE)
+    np.testing.assert_allclose(group_sum(values.double(), group), total, rtol=1e-9, atol=1e-9)
     assert zero_std_share(values, group) == pytest.approx(np.mean(np.ptp(table, axis=1) == 0))
 
 
