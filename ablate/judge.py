@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from ablate.contract import keys
 from ablate.contract.errors import DivergedRun, IncompatibleRun
 from ablate.distributed import Distributed
 from ablate.groups import zero_std_share
-from ablate.protocols import AdvantageFn, Policy, Reward
+from ablate.protocols import AdvantageFn, ComparesEachReward, Policy, Reward
 from ablate.types import Feedback, Prompt, Rollout
 
 _SATURATED = 1 - 1e-6
@@ -67,9 +67,17 @@ def judge(
     table = torch.stack([*scores.values(), total.to(rollout.x0.device)], 1)
     everyone = distributed.gather(table)
     group = distributed.gather(rollout.group)
-    credit = advantage(everyone[:, -1], group)
+    credit = _credit(advantage, reward, dict(zip(names, everyone.unbind(1), strict=True)), group)
     own = slice(distributed.rank * len(total), (distributed.rank + 1) * len(total))
     return Feedback(everyone[own, -1], credit[own], rollout.group), _describe(names, everyone, credit, group)
+
+
+def _credit(advantage: AdvantageFn, reward: Reward, scores: Mapping[str, Tensor], group: Tensor) -> Tensor:
+    """Credit from the total, or from the rewards with a weight where the part asks for each."""
+    if not isinstance(advantage, ComparesEachReward):
+        return advantage(scores["total"], group)
+    each = torch.stack([scores[name] for name in reward.weights], 1)
+    return advantage.combine(each, each.new_tensor(list(reward.weights.values())), group)
 
 
 def _describe(names: Sequence[str], scores: Tensor, credit: Tensor, group: Tensor) -> dict[str, float]:

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from pieces import draws
 from torch import Tensor
 
-from ablate.advantages.best_worst import BestWorst
 from ablate.advantages.centered import Centered
-from ablate.advantages.exponential import Exponential
 from ablate.advantages.zscore import ZScoreGlobal, ZScoreGroup
 from ablate.groups import batches, feedback_of, group_max, group_mean, group_std, group_sum, zero_std_share
 from ablate.types import Feedback, Rollout
@@ -27,7 +25,13 @@ rewards_of = st.integers(1, 5).flatmap(lambda g: st.lists(scores, min_size=SIZE 
 
 
 NOT_CENTRED = {"positive_only", "negative_only", "one_only", "binary"}  # reshaped, element by element
-NOT_BY_SIZE = {"exponential", "best_worst", *NOT_CENTRED}  # no clip and no scale of their own
+NOT_BY_SIZE = {
+    "exponential",
+    "best_worst",
+    "mixgrpo",
+    "gdpo",
+    *NOT_CENTRED,
+}  # no clip and no scale of their own
 
 
 def unclipped(part: Make, name: str) -> Any:
@@ -132,60 +136,6 @@ def test_a_million_does_not_cost_precision(part: Make, each_advantage: str) -> N
     group = torch.arange(2).repeat_interleave(256)
     advantage = part("advantage", each_advantage)
     torch.testing.assert_close(advantage(small + 1e6, group), advantage(small, group), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("positive_only", lambda a: max(a, 0.0)),
-        ("negative_only", lambda a: min(a, 0.0)),
-        ("one_only", lambda a: float(a > 0)),
-        ("binary", lambda a: float((a > 0) - (a < 0))),
-    ],
-)
-@given(rewards=rewards_of)
-def test_modes_of_diffusion_nft(part: Make, name: str, expected: Any, rewards: list[float]) -> None:
-    values, group = labelled(rewards)
-    found, base = part("advantage", name)(values, group), ZScoreGlobal()(values, group)
-    assert found.tolist() == [expected(a) for a in base.tolist()]
-
-
-@given(rewards=rewards_of)
-def test_awm_divides_by_its_clip(part: Make, rewards: list[float]) -> None:
-    values, group = labelled(rewards)
-    torch.testing.assert_close(part("advantage", "awm")(values, group), ZScoreGlobal()(values, group) / 5)
-
-
-@given(rewards=rewards_of, temperature=st.floats(0.3, 3))
-def test_exponential_credit(rewards: list[float], temperature: float) -> None:
-    """exp(R/gamma)/mean - 1 in [-1, G - 1]; and its standard deviation is 1 where that is asked for."""
-    values, group = labelled(rewards)
-    table = np.array(rewards, dtype=np.float64).reshape(-1, SIZE)
-    weight = np.exp((table - table.max(1, keepdims=True)) / (temperature * max(table.std(), 1e-6)))
-    expected = (weight / weight.mean(1, keepdims=True) - 1).ravel()
-    found = Exponential(temperature)(values, group)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    assert float(found.min()) >= -1 and float(found.max()) <= SIZE - 1
-    unit = Exponential(temperature, standardize=True)(values, group)
-    np.testing.assert_allclose(unit, expected / max(expected.std(), 1e-2), rtol=1e-4, atol=1e-5)
-
-
-def test_exponential_credit_is_linear_when_hot() -> None:
-    values, group = labelled([0.0, 1.0, 2.0, 5.0, 3.0, 3.0, 4.0, 9.0])
-    hot = Exponential(1e4)(values, group) * 1e4
-    torch.testing.assert_close(hot, ZScoreGlobal(floor=1e-9)(values, group), rtol=1e-2, atol=1e-2)
-
-
-def test_best_and_worst_share_among_equals() -> None:
-    values, group = labelled([0.0, 1.0, 2.0, 5.0, 3.0, 3.0, 4.0, 4.0, 7.0, 7.0, 7.0, 7.0])
-    found = BestWorst()(values, group)
-    assert found.tolist() == [-1, 0, 0, 1, -0.5, -0.5, 0.5, 0.5, 0, 0, 0, 0]
-
-
-@pytest.mark.parametrize("field", ["temperature", "floor"])
-def test_an_exponential_needs_positive_numbers(field: str) -> None:
-    with pytest.raises(ValueError, match=rf"{field} = 0.0"):
-        Exponential(**{field: 0.0})
 
 
 def test_wider_rewards_weigh_more_globally_but_not_by_group() -> None:
