@@ -201,3 +201,14 @@ def test_a_transition_kl_needs_a_step() -> None:
     bare = replace(QUERY, step=None)
     with pytest.raises(ValueError, match="choose estimator=trajectory"):
         TransitionKL(1.0)(asked(TransitionKL(1.0), bare), NOBODY)
+
+
+def test_terms_are_changed_removed_and_added_by_override(parts: Make) -> None:
+    added = "{_target_: ablate.regularizers.girsanov.Girsanov, kl_coef: 2.0, role: old}"
+    found = parts(
+        "regularizer=sum",
+        "regularizer.terms.base.kl_coef=0.5",
+        "~regularizer.terms.recent",
+        f"+regularizer.terms.near={added}",
+    )
+    assert found.regularizer == Sum({"base": Girsanov(0.5), "near": Girsanov(2.0, "old")})
