@@ -86,6 +86,18 @@ def test_crd_weights_centre_on_the_good_and_on_the_bad(seed: int) -> None:
     torch.testing.assert_close(loss(1e6), loss(None), rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.parametrize("weight_temperature", [None, 0.3])
+def test_crd_centres_without_a_gradient(weight_temperature: float | None) -> None:
+    """No row's loss pulls on another row's score: with weights this is not the same as with a gradient."""
+    query, v, others = off_policy(1, 0.5)
+    objective = CRD(0.7, weight_temperature=weight_temperature)
+    fb, ev = feedback(1, objective), evaluation(query, v, others, objective)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda score: objective(replace(ev, log_prob=score), fb).per_sample, ev.log_prob
+    )
+    assert torch.equal(jacobian, jacobian.diagonal().diag()) and bool((jacobian.diagonal() != 0).all())
+
+
 @given(seed=seeds, distance=distances)
 def test_crd_over_the_micro_batch_is_crd_of_one_group(seed: int, distance: float) -> None:
     query, v, others = off_policy(seed, distance)
