@@ -90,6 +90,11 @@ def test_guards_exponent_is_linear_and_its_bias_the_divergence(seed: int, distan
     exponent = -0.1 * (noise * (v - others["old"])).mean(1)
     assume(bool((exponent.exp() < 1.999).all()) and bool((exponent.exp() > 0.001).all()))
     torch.testing.assert_close(ratio, exponent.exp())
+    fb = credit(torch.ones(ROWS).double())
+    slope = (
+        exponent.exp()[:, None] * 0.1 * noise / (3 * ROWS)
+    )  # of -r, linear in v: the bias has a gradient too
+    torch.testing.assert_close(gradient(objective, query, v, others, fb), slope)
 
 
 @given(seed=seeds)
