@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ablate.types import Query
+from ablate.types import Query, ScoredStep
 
 
 def average(queries: Sequence[Query], draws: int) -> Sequence[Query]:
@@ -41,7 +42,21 @@ def _merge(parts: Sequence[Query]) -> Query:
         log_prob=log_prob,
         known=_mean_known(parts),
         gain=sum(q.gain for q in parts) / len(parts),
+        step=_merge_steps([q.step for q in parts if q.step is not None]),
     )
+
+
+def _merge_steps(steps: Sequence[ScoredStep]) -> ScoredStep | None:
+    """One Gaussian over all draws, and their mean length."""
+    if not steps:
+        return None
+    merged = replace(
+        steps[0].transition,
+        c1x=torch.stack([s.transition.c1x for s in steps], 1),
+        c2=torch.stack([s.transition.c2 for s in steps], 1),
+        std=torch.stack([s.transition.std for s in steps], 1),
+    )
+    return ScoredStep(merged, torch.stack([s.length for s in steps]).mean(0))
 
 
 def _mean_known(parts: Sequence[Query]) -> Mapping[str, Tensor]:

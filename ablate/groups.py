@@ -19,9 +19,23 @@ def group_mean(values: Tensor, group: Tensor) -> Tensor:
     return mean[member]
 
 
+def group_sum(values: Tensor, group: Tensor) -> Tensor:
+    """Sum over each sample's group, for every sample: [M] -> [M]."""
+    _, member, count = torch.unique(group, return_inverse=True, return_counts=True)
+    return torch.zeros_like(count, dtype=values.dtype).index_add(0, member, values)[member]
+
+
 def group_std(values: Tensor, group: Tensor) -> Tensor:
     """Population standard deviation of each sample's group, for every sample: [M] -> [M]."""
     return group_mean((values - group_mean(values, group)).square(), group).sqrt()
+
+
+def group_max(values: Tensor, group: Tensor) -> Tensor:
+    """Largest value of each sample's group, for every sample: [M] -> [M]."""
+    _, member = torch.unique(group, return_inverse=True)
+    lowest = torch.full((len(values),), -torch.inf, dtype=values.dtype, device=values.device)
+    best: Tensor = lowest.scatter_reduce(0, member, values, "amax")
+    return best[member]
 
 
 def zero_std_share(values: Tensor, group: Tensor) -> float:

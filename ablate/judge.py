@@ -11,7 +11,7 @@ from ablate.contract import keys
 from ablate.contract.errors import DivergedRun, IncompatibleRun
 from ablate.distributed import Distributed
 from ablate.groups import zero_std_share
-from ablate.protocols import AdvantageFn, Policy, Reward
+from ablate.protocols import AdvantageFn, ComparesEachReward, Policy, Reward
 from ablate.types import Feedback, Prompt, Rollout
 
 
@@ -60,8 +60,9 @@ def judge(
     table = torch.stack([*scores.values(), total], 1)
     everyone = distributed.gather(table)
     group = distributed.gather(rollout.group)
-    check_finite(dict(zip(scores, everyone.T, strict=False)), distributed.rank * len(prompts), prompts)
-    credit = advantage(everyone[:, -1], group)
+    everyones = dict(zip(names, everyone.unbind(1), strict=True))
+    check_finite(everyones, distributed.rank * len(prompts), prompts)
+    credit = _credit(advantage, reward, everyones, group)
     own = slice(distributed.rank * len(total), (distributed.rank + 1) * len(total))
     return Feedback(everyone[own, -1], credit[own], rollout.group), _describe(names, everyone, credit, group)
 
@@ -83,6 +84,14 @@ def check_finite(scores: Mapping[str, Tensor], first: int, prompts: Sequence[Pro
                 f"reward '{name}' is {float(values[bad[0]])} for {len(bad)} of {len(values)} samples, "
                 f"first for {where}; a reward must be finite: look at the sample, or mend the reward"
             )
+
+
+def _credit(advantage: AdvantageFn, reward: Reward, scores: Mapping[str, Tensor], group: Tensor) -> Tensor:
+    """Credit from the total, or from the rewards with a weight where the part asks for each."""
+    if not isinstance(advantage, ComparesEachReward):
+        return advantage(scores["total"], group)
+    each = torch.stack([scores[name] for name in reward.weights], 1)
+    return advantage.combine(each, each.new_tensor(list(reward.weights.values())), group)
 
 
 def _describe(names: Sequence[str], scores: Tensor, credit: Tensor, group: Tensor) -> dict[str, float]:

@@ -43,6 +43,12 @@ class Key:
         """The address below this one."""
         return Key(self.words + words)
 
+    @property
+    def iteration(self) -> int | None:
+        """The iteration this address lies in, its second word; None outside a run's iterations."""
+        word = self.words[1] if len(self.words) > 1 else None
+        return word if isinstance(word, int) else None
+
     def generator(self) -> torch.Generator:
         """A fresh CPU generator for draws that belong to no sample."""
         generator = torch.Generator()

@@ -104,6 +104,14 @@ class AdvantageFn(Protocol):
         """rewards [M], group [M] -> [M], or [M,K] for credit per step."""
 
 
+@runtime_checkable
+class ComparesEachReward(Protocol):
+    """An AdvantageFn that wants the rewards one by one instead of their weighted total."""
+
+    def combine(self, rewards: Tensor, weights: Tensor, group: Tensor) -> Tensor:
+        """rewards [M,R], their weights [R], group [M] -> [M], or [M,K] for credit per step."""
+
+
 class Reward(Protocol):
     """Scores images. ``weights`` makes the training total; ``headline`` is what evaluations report first."""
 

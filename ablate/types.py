@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from ablate.contract.errors import IncompatibleRun
+
 Cond = Mapping[str, Tensor]  # what a policy needs of a prompt; every tensor has the batch first
 Role = str
 Velocity = Callable[[Tensor, Tensor, Cond], Tensor]  # (x_t [B,*D], t [B], cond) -> v [B,*D]
@@ -44,20 +46,28 @@ class Transition:
     Attributes:
         c1x: ``c1 * x`` [B,*D].
         c2: factor of the velocity [B,1,..].
-        std: standard deviation [B,1,..], > 0.
+        std: standard deviation [B,1,..], > 0 where the step is scored.
+        normal: whether a draw is scored by its density; if not, by minus its squared distance to the mean.
     """
 
     c1x: Tensor
     c2: Tensor
     std: Tensor
+    normal: bool = True
 
     def mean(self, v: Tensor) -> Tensor:
         """``c1 x + c2 v`` [B,*D]."""
         return self.c1x + self.c2 * v
 
     def log_prob(self, x_next: Tensor, v: Tensor) -> Tensor:
-        """``log N(x_next; c1 x + c2 v, std^2)`` in nats per dimension -> [B]."""
-        residual = (x_next - self.mean(v)) / self.std
+        """``log N(x_next; c1 x + c2 v, std^2)`` in nats per dimension -> [B].
+
+        If not ``normal``: ``-mean (x_next - c1 x - c2 v)^2``, that of std^2 = 1/2 but for a constant.
+        """
+        error = x_next - self.mean(v)
+        if not self.normal:
+            return -error.square().flatten(1).mean(1)
+        residual = error / self.std
         density = -0.5 * residual.square() - self.std.log() - HALF_LOG_TWO_PI
         return density.flatten(1).mean(1)
 
@@ -68,6 +78,14 @@ class Transition:
     def sample(self, v: Tensor, noise: Tensor) -> Tensor:
         """``c1 x + c2 v + std noise`` [B,*D]."""
         return self.mean(v) + self.std * noise
+
+    def divergence(self, v: Tensor, other: Tensor) -> Tensor:
+        """KL of the steps under two velocities, ``mean (c2 (v - other))^2 / (2 std^2)`` per dimension [B].
+
+        If not ``normal``: without the variance, as ``log_prob`` is.
+        """
+        square = (self.c2 * (v - other)).square()
+        return (square / (2 * self.std.square()) if self.normal else square).flatten(1).mean(1)
 
 
 HALF_LOG_TWO_PI = 0.9189385332046727
@@ -123,6 +141,14 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class ScoredStep:
+    """The sampler's step a query scores: its Gaussian, and its length ``t - t'`` > 0 [B]."""
+
+    transition: Transition
+    length: Tensor
+
+
+@dataclass(frozen=True)
 class Query:
     """Where to evaluate the networks, and how to score any velocity there.
 
@@ -135,6 +161,7 @@ class Query:
         log_prob: v [B,*D] -> [B].
         known: scores that need no forward, by role.
         gain: weight of the query outside any ratio or clip, [B] or a number.
+        step: the step that is scored, where one is.
     """
 
     x_t: Tensor
@@ -145,6 +172,20 @@ class Query:
     log_prob: Callable[[Tensor], Tensor]
     known: Mapping[Role, Tensor] = field(default_factory=dict)
     gain: Tensor | float = 1.0
+    step: ScoredStep | None = None
+
+    def scored_step(self) -> ScoredStep:
+        """The step.
+
+        Raises:
+            IncompatibleRun: the estimator re-noises, so there is none.
+        """
+        if self.step is None:
+            raise IncompatibleRun(
+                "a part reads the Gaussian of a scored step, which this estimator has not: "
+                "choose estimator=trajectory"
+            )
+        return self.step
 
 
 @dataclass(frozen=True)

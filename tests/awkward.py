@@ -35,63 +35,6 @@ from ablate.types import (
     Velocity,
 )
 
-MAX = 5.0  # where advantages are clipped before they become NFT's and CRD's optimality q in [0, 1]
-
-
-def optimality(advantage: Tensor) -> Tensor:
-    return (advantage / MAX / 2 + 0.5).clamp(0, 1)
-
-
-@dataclass(frozen=True)
-class NFT:
-    """``-(q L(v+) + (1 - q) L(v-)) MAX / mix``, ``v+- = v_old +- mix (v - v_old)`` (arXiv:2509.16117)."""
-
-    mix: float
-    scope: ClassVar[Scope] = "sample"
-
-    @property
-    def uses(self) -> frozenset[str]:
-        return frozenset({"v:old"})
-
-    def __call__(self, ev: Evaluation, fb: Feedback) -> Loss:
-        old, q = ev.v_of["old"], optimality(fb.advantage)
-        away = self.mix * (ev.v - old)
-        score = q * ev.query.log_prob(old + away) + (1 - q) * ev.query.log_prob(old - away)
-        return Loss(-score * MAX / self.mix)
-
-
-@dataclass(frozen=True)
-class CRD:
-    """``(MAX / beta) (beta centred log r - centred q)^2``, centred over the group (arXiv:2603.14128)."""
-
-    beta: float
-    scope: ClassVar[Scope] = "group"
-
-    @property
-    def uses(self) -> frozenset[str]:
-        return frozenset({"log_prob:old"})
-
-    def __call__(self, ev: Evaluation, fb: Feedback) -> Loss:
-        log_ratio, q = ev.log_prob - ev.log_prob_of["old"], optimality(fb.advantage)
-        implicit = self.beta * (log_ratio - group_mean(log_ratio, fb.group))
-        return Loss(MAX / self.beta * (implicit - (q - group_mean(q, fb.group))).square())
-
-
-@dataclass(frozen=True)
-class SPO:
-    """``-A r + |A| (r - 1)^2 / (2 clip)``: a soft clip, at rest where ``r = 1 + sign(A) clip``."""
-
-    clip: float
-    scope: ClassVar[Scope] = "sample"
-
-    @property
-    def uses(self) -> frozenset[str]:
-        return frozenset({"log_prob:old"})
-
-    def __call__(self, ev: Evaluation, fb: Feedback) -> Loss:
-        r = (ev.log_prob - ev.log_prob_of["old"]).exp()
-        return Loss(-fb.advantage * r + fb.advantage.abs() * (r - 1).square() / (2 * self.clip))
-
 
 @dataclass(frozen=True)
 class FiniteDifference:

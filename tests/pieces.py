@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ablate.key import Draws, Key
-from ablate.protocols import Objective, Policy, Regularizer, Sampler, Start
+from ablate.protocols import HasTransition, Objective, Policy, Regularizer, Sampler, Start
 from ablate.rollout import Request, collect
 from ablate.types import Cond, Evaluation, Feedback, Keep, Query, Role, Rollout, Step, Velocity
 
@@ -45,6 +45,44 @@ def run(sampler: Sampler, velocity: Velocity, x: Tensor, noise: Draws) -> list[S
         steps.append(sampler.step(velocity, x, k, {}, carry, noise.of("step", k)))
         x, carry = steps[-1].x, steps[-1].carry
     return steps
+
+
+class Quiet(Draws):
+    """Noise that is zero, so that an SDE shows its mean."""
+
+    def of(self, *words: int | str) -> Quiet:
+        return Quiet(self.key.of(*words), self.numbers)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.zeros(len(self.numbers), *shape, dtype=torch.float64)
+
+
+def quiet(rows: int) -> Quiet:
+    return Quiet(Key(("test", 0)), torch.arange(rows))
+
+
+def moments(sampler: Sampler, flow: Gaussian) -> tuple[float, float]:
+    """Mean and deviation of the samples in closed form: with this flow every step is affine in x."""
+    assert isinstance(sampler, HasTransition)
+    mean, variance, points = 0.0, 1.0, torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    for k in range(sampler.num_steps):
+        zero, one = sampler.step(flow, points, k, {}, None, quiet(2)).x.squeeze(1).tolist()
+        last = k == sampler.num_steps - 1  # its noise is 0, or too small to see
+        std = 0.0 if last else float(sampler.transition(points[:1], torch.tensor([k])).std)
+        mean, variance = zero + (one - zero) * mean, (one - zero) ** 2 * variance + std**2
+    return mean, variance**0.5
+
+
+def network_calls(sampler: Sampler) -> int:
+    """How often the sampler asks the network for one sample."""
+    asked: list[Tensor] = []
+
+    def velocity(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        asked.append(t)
+        return 0.1 * x
+
+    run(sampler, velocity, draws(1).normal(1), draws(1))
+    return len(asked)
 
 
 def sample(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from matrix import covering_rows, options
+from pieces import network_calls
 from running import CONF, TINY
 
 from ablate import build, train
@@ -22,8 +23,6 @@ from ablate.loop import train as run_loop
 from ablate.record import Recorder
 from runners.compose import Cell, composing
 
-AXES = ("objective", "estimator", "sampler")
-OTHERS = ("start", "advantage", "regularizer", "snapshots", "policy.tuning")
 SIZES = (
     "optimizer.lr=1.0e-5",
     "budget.iterations=2",
@@ -32,28 +31,6 @@ SIZES = (
     "batch.micro=4",
     "batch.updates=2",
 )
-
-
-@cache
-def options(group: str) -> list[str]:
-    if group == "policy.tuning":
-        return ["full", "lora"]
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def grid() -> Iterator[tuple[str, ...]]:
-    """All of objective x estimator x sampler, each with one turn of every other group."""
-    turns = [itertools.cycle(options(group)) for group in OTHERS]
-    for point in itertools.product(*map(options, AXES)):
-        rest = [f"{group}={next(turn)}" for group, turn in zip(OTHERS, turns, strict=True)]
-        yield (*(f"{group}={name}" for group, name in zip(AXES, point, strict=True)), *rest)
-
-
-def pairs() -> Iterator[tuple[str, ...]]:
-    """Every pair of options of the other groups, over the default axes."""
-    for one, two in itertools.combinations(OTHERS, 2):
-        for a, b in itertools.product(options(one), options(two)):
-            yield (f"{one}={a}", f"{two}={b}")
 
 
 @cache
@@ -85,10 +62,10 @@ def declared_forwards(lab: train.Lab) -> int:
         queries = estimator.times(parts.sampler.times(), Key().rows(torch.arange(1)))[0].shape[1]
     else:
         queries = steps - 1  # every transition but the last
-    return samples * (steps + networks * queries)
+    return samples * (network_calls(parts.sampler) + networks * queries)
 
 
-@pytest.mark.parametrize("overrides", [*grid(), *pairs()], ids=lambda o: "-".join(x.split("=")[1] for x in o))
+@pytest.mark.parametrize("overrides", covering_rows(), ids=lambda o: "-".join(x.split("=")[1] for x in o))
 def test_refused_or_runs(overrides: tuple[str, ...], tmp_path: Path) -> None:
     reasons = compat.problems(cell(overrides).config, cell(overrides).choices, CONF)
     if reasons:

@@ -10,7 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablate.samplers.grids import Double, Grid, Sana, Single
+from ablate.samplers.grids import AWM, Double, Grid, Sana, Single
 
 DOUBLE_10 = [1, 0.96013, 0.91335, 0.85769, 0.79037, 0.70728, 0.60215, 0.46488, 0.27805, 0.00893, 0]
 DOUBLE_14 = [
@@ -23,7 +23,7 @@ SINGLE_16 = [
     *(0.7, 0.64286, 0.57692, 0.5, 0.40909, 0.3, 0.16667, 0),
 ]
 SANA_10 = [0.99967, 0.96394, 0.92272, 0.87464, 0.81781, 0.74962, 0.66630, 0.56215, 0.42827, 0.24979, 0]
-GRIDS = (Double, Single, Sana)
+GRIDS = (Double, Single, Sana, AWM)
 steps = st.integers(1, 200)
 shifts = st.floats(0.1, 20.0)
 
@@ -67,7 +67,7 @@ def test_strictly_decreasing_to_zero(make: Callable[[float], Grid], num_steps: i
     assert grid.shape == (num_steps + 1,) and grid.dtype == torch.float64
     assert (grid.diff() < 0).all()
     assert grid[-1] == 0
-    assert grid[0] == 1 if make is not Sana else 0.999 > 1 - grid[0] > 0
+    assert grid[0] == 1 if make in (Double, Single) else 0.999 > 1 - grid[0] > 0
 
 
 @given(num_steps=steps)

@@ -38,7 +38,10 @@ def _fails(directory: RunDir, before: Callable[[], None] = lambda: None) -> str:
     ("overrides", "words"),
     [
         (("sampler=sde", "sampler.noise_level=-1"), ["noise_level = -1", "positive", "sampler=ode"]),
-        (("sampler=sde", "sampler.scored_steps=[9]"), ["[9]", "0..8", "last transition"]),
+        (
+            ("sampler=sde", "sampler.window={_target_:ablate.samplers.windows.Fixed,steps:[9]}"),
+            ["[9]", "0..8", "last transition"],
+        ),
         (("sampler=sde", "sampler.num_steps=1"), ["num_steps = 1"]),
         (("sampler.num_steps=0",), ["num_steps = 0"]),
         (("sampler.grid.shift=0",), ["shift = 0"]),

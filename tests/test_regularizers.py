@@ -18,16 +18,23 @@ from ablate.estimators.weights import Adaptive, Uniform
 from ablate.protocols import Regularizer
 from ablate.regularizers.girsanov import Girsanov
 from ablate.regularizers.ratio_kl import RatioKL, k1, k2, k3
-from ablate.types import Evaluation, Query
+from ablate.regularizers.reward_adaptive import RewardAdaptive, raw_reward, squashed_advantage
+from ablate.regularizers.sum import Sum
+from ablate.regularizers.transition_kl import TransitionKL
+from ablate.types import Evaluation, Feedback, Query, ScoredStep, Transition
 
 Make = Callable[..., Any]
-QUERY: Query = point(vectors.X0, vectors.EPS, vectors.T, Adaptive())
+STEP = ScoredStep(
+    Transition(vectors.X0, *torch.tensor([[-0.1], [0.4]]).double()), torch.tensor([0.1, 0.2]).double()
+)
+QUERY: Query = replace(point(vectors.X0, vectors.EPS, vectors.T, Adaptive()), step=STEP)
+VELOCITIES = vectors.VELOCITIES | {"ema": vectors.REF, "prox": vectors.OLD}
 NOBODY = credit(torch.zeros(2).double())
 numbers = st.floats(-3, 3)
 
 
 def asked(regularizer: Regularizer, query: Query = QUERY) -> Evaluation:
-    return evaluation(query, vectors.THETA, vectors.VELOCITIES, regularizer)
+    return evaluation(query, vectors.THETA, VELOCITIES, regularizer)
 
 
 def test_girsanov_published_value() -> None:
@@ -120,10 +127,10 @@ def test_a_regularizer_reads_what_it_declares(part: Make, each_regularizer: str)
 
 
 def test_no_penalty_at_the_reference(part: Make, each_regularizer: str) -> None:
-    """At v = v_ref = v_old the penalty is 0; its gradient too, but for k1, whose gradient is the score's."""
+    """Where all roles agree the penalty is 0; its gradient too, but for k1, whose gradient is the score's."""
     regularizer = part("regularizer", each_regularizer)
     v = vectors.THETA.clone().requires_grad_()
-    here = dict.fromkeys(("ref", "old"), vectors.THETA)
+    here = dict.fromkeys(VELOCITIES, vectors.THETA)
     penalty = regularizer(evaluation(QUERY, v, here, regularizer), NOBODY)
     torch.testing.assert_close(penalty.double(), torch.zeros(2).double(), rtol=0, atol=1e-12)
     if not penalty.requires_grad:
@@ -145,6 +152,63 @@ def test_the_role_is_a_field(part: Make) -> None:
 
 @pytest.mark.parametrize("coefficient", [0.0, -1e-2, float("nan")])
 def test_a_coefficient_that_is_not_positive_is_refused(coefficient: float) -> None:
-    for make in (lambda: Girsanov(coefficient), lambda: RatioKL(coefficient, k1)):
+    makers = (Girsanov, TransitionKL, lambda c: RatioKL(c, k1))
+    for make in makers:
         with pytest.raises(ValueError, match=r"kl_coef = .* must be positive; for none: regularizer=none"):
-            make()
+            make(coefficient)
+
+
+def test_a_sum_adds_its_terms_and_reads_what_they_read() -> None:
+    terms: dict[str, Regularizer] = {"a": Girsanov(0.3), "b": Girsanov(0.2, "old"), "c": RatioKL(0.1, k3)}
+    whole = Sum(terms)
+    assert whole.uses == {"v:ref", "v:old", "log_prob:ref"}
+    each = torch.stack([term(asked(term), NOBODY) for term in terms.values()])
+    torch.testing.assert_close(whole(asked(whole), NOBODY), each.sum(0))
+    v = vectors.THETA.clone().requires_grad_()
+    slope = torch.autograd.grad(Sum({"a": Girsanov(0.3)})(replace(asked(whole), v=v), NOBODY).sum(), v)[0]
+    torch.testing.assert_close(slope, 0.3 * 2 * (vectors.THETA - vectors.REF) / 4)
+    with pytest.raises(ValueError, match="terms is empty"):
+        Sum({})
+
+
+def test_terms_of_a_sum_are_set_by_name(part: Make) -> None:
+    awm = part("regularizer", "awm")
+    assert awm == Sum({"base": Girsanov(1e-3), "proximal": Girsanov(1.0, "prox")})
+
+
+@pytest.mark.parametrize(("reward", "q"), [(-1.0, 0.0), (0.0, 0.0), (0.4, 0.4), (1.0, 1.0), (3.0, 1.0)])
+def test_strength_by_raw_reward(reward: float, q: float) -> None:
+    """lambda_i = 1e-4 + q (lambda - 1e-4), CRD's per-sample coefficient."""
+    adaptive = RewardAdaptive(Girsanov(0.1), 1e-3, raw_reward)
+    fb = Feedback(torch.full((2,), reward).double(), torch.zeros(2).double(), torch.zeros(2).long())
+    plain = Girsanov(1.0)(asked(Girsanov(1.0)), fb)
+    torch.testing.assert_close(adaptive(asked(adaptive), fb), (1e-4 + q * (0.1 - 1e-4)) * plain)
+    assert adaptive.uses == {"v:ref"}
+
+
+def test_strength_by_squashed_advantage_and_its_ends() -> None:
+    """q = 1 is the plain anchor, q = 0 the coefficient 1e-4 (specification crd_tdmr1 2.11, test 4)."""
+    adaptive = RewardAdaptive(Girsanov(0.1), 1e-3, squashed_advantage)
+    plain = Girsanov(1.0)(asked(Girsanov(1.0)), NOBODY)
+    for advantage, coefficient in ((5.0, 0.1), (99.0, 0.1), (-5.0, 1e-4), (0.0, 0.05005)):
+        fb = Feedback(torch.zeros(2), torch.full((2,), advantage).double(), torch.zeros(2).long())
+        torch.testing.assert_close(adaptive(asked(adaptive), fb), coefficient * plain)
+    with pytest.raises(ValueError, match=r"floor = 1.5 must lie in \[0, 1\]"):
+        RewardAdaptive(Girsanov(0.1), 1.5, raw_reward)
+
+
+def test_a_transition_kl_needs_a_step() -> None:
+    bare = replace(QUERY, step=None)
+    with pytest.raises(ValueError, match="choose estimator=trajectory"):
+        TransitionKL(1.0)(asked(TransitionKL(1.0), bare), NOBODY)
+
+
+def test_terms_are_changed_removed_and_added_by_override(parts: Make) -> None:
+    added = "{_target_: ablate.regularizers.girsanov.Girsanov, kl_coef: 2.0, role: old}"
+    found = parts(
+        "regularizer=sum",
+        "regularizer.terms.base.kl_coef=0.5",
+        "~regularizer.terms.recent",
+        f"+regularizer.terms.near={added}",
+    )
+    assert found.regularizer == Sum({"base": Girsanov(0.5), "near": Girsanov(2.0, "old")})

@@ -19,6 +19,7 @@ from ablate.distributed import Distributed
 from ablate.key import Key
 from ablate.protocols import Policy, Schedule
 from ablate.snapshots.constant import Constant
+from ablate.snapshots.handover import Handover
 from ablate.snapshots.ramp import Ramp
 from ablate.snapshots.snapshots import Snapshot, Snapshots
 from ablate.snapshots.warmup import Warmup
@@ -39,6 +40,8 @@ Make = Callable[..., Any]
         (Ramp(0.01, 0.5, flat=10), {0: 0, 10: 0, 11: 0.01, 59: 0.49, 60: 0.5, 99: 0.5}),  # type 3
         (Ramp(0.001, 0.3), {0: 0, 100: 0.1, 300: 0.3, 301: 0.3}),  # AWM and DGPO
         (Ramp(0.005, 0.999, start=0.25), {0: 0.25, 1: 0.255, 100: 0.75, 150: 0.999}),  # CRD "0-.25-.005-.999"
+        (Ramp(0.001, 0.5, start=0.25), {0: 0.25, 100: 0.35, 250: 0.5, 300: 0.5}),  # CRD for GenEval
+        (Ramp(0.01, 0.9), {0: 0, 1: 0.01, 90: 0.9, 91: 0.9}),  # RAM
         (Warmup(0.9), {0: 0.1, 1: 2 / 11, 8: 0.5, 80: 0.9, 81: 0.9, 1000: 0.9}),  # evaluation average
         (Warmup(0.99), {0: 0.1, 890: 0.99, 10**6: 0.99}),
     ],
@@ -75,6 +78,12 @@ def test_decays_rise_and_stay_between_copying_and_freezing(
         (lambda: Ramp(-0.1, 0.3), "slope = -0.1 and flat = 0 must not be negative"),
         (lambda: Ramp(0.1, 0.3, flat=-1), "slope = 0.1 and flat = -1 must not be negative"),
         (lambda: Snapshot(Constant(0.0), "epoch"), "per = 'epoch' must be 'step' or 'iteration'"),  # type: ignore
+        (lambda: Handover(Constant(0.0), "epoch", "theta", "old", 1), "per = 'epoch'"),  # type: ignore
+        (lambda: Handover(Constant(0.0), "step", "theta", "old", -1), "after = -1 must not be negative"),
+        (
+            lambda: Snapshots("theta", {"a": Handover(Constant(0.0), "step", "theta", "b", 1)}),
+            "source = b is no role",
+        ),
         (lambda: Snapshots("old", {}), "snapshots.rollout = old is no role"),
         (lambda: Snapshots("ref", {}), "snapshots.rollout = ref is no role"),
         (lambda: Snapshots("theta", {"ref": Snapshot(Constant(0.0), "step")}), "which always exist"),
@@ -160,6 +169,23 @@ def test_roles_follow_at_their_turn(fresh: Callable[[Snapshots], Policy]) -> Non
     assert torch.equal(weights(policy, "still"), base["still"])
 
 
+def test_a_role_is_handed_over(fresh: Callable[[Snapshots], Policy]) -> None:
+    """It copies its first source up to the step, that step included, and the other from then on."""
+    snapshots = Snapshots(
+        "behaviour",
+        {
+            "still": Snapshot(Constant(1.0), "step"),
+            "behaviour": Handover(Constant(0.0), "iteration", "theta", "still", 200),
+        },
+    )
+    policy = fresh(snapshots)
+    for step, source in ((1, "theta"), (200, "theta"), (201, "still"), (999, "still")):
+        snapshots.follow(policy, step, "step")
+        snapshots.follow(policy, step, "iteration")
+        assert torch.equal(weights(policy, "behaviour"), weights(policy, source))
+    assert not torch.equal(weights(policy, "still"), weights(policy, "theta"))
+
+
 def test_an_average_over_steps(fresh: Callable[[Snapshots], Policy]) -> None:
     """The evaluation average equals the recursion written out, its decay taken at the optimizer's step."""
     snapshots = Snapshots("theta", {"ema": Snapshot(Warmup(0.9), "step")})
@@ -210,3 +236,17 @@ def test_options_name_a_role_that_draws(part: Make, each_snapshots: str) -> None
 def test_decay_types_of_the_options(part: Make) -> None:
     assert part("snapshots", "on_policy").roles["old"].decay == Constant(0.0)
     assert part("snapshots", "nft_slow").roles["old"].decay == Ramp(0.001, 0.5)
+    assert part("snapshots", "nft_ocr").roles["old"].decay == Ramp(0.0075, 0.999, flat=75)
+    assert part("snapshots", "rdr_delayed").roles["old"].decay == Ramp(0.01, 0.5, flat=10)
+    assert part("snapshots", "frozen_old").roles["old"].decay == Constant(1.0)
+
+
+def test_roles_of_the_options(part: Make) -> None:
+    """CRD parts what draws from what is compared with; AWM keeps a slow average; DGPO hands over."""
+    crd, coupled, awm, dgpo = (part("snapshots", name) for name in ("crd", "crd_coupled", "awm", "dgpo"))
+    assert crd.rollout == "behaviour" and coupled.rollout == "old"
+    assert crd.roles["old"].decay == coupled.roles["old"].decay == Ramp(0.005, 0.999, start=0.25)
+    assert crd.roles["behaviour"].decay == Ramp(0.0075, 0.999, flat=75)
+    assert awm.rollout == "theta" and awm.roles["prox"].decay == Ramp(0.001, 0.3)
+    assert dgpo.roles["old"] == Snapshot(Ramp(0.001, 0.3), "step")
+    assert [dgpo.roles[dgpo.rollout].source_at(step) for step in (0, 200, 201)] == ["theta", "theta", "old"]

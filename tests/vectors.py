@@ -49,3 +49,21 @@ UNIFORM_GRADIENT = {
 }
 GIRSANOV = 8.375e-4  # mean over the batch of mean |v - v_ref|^2
 NFT = {1.0: 0.32004927, 0.1: 3.28631814}  # policy loss by mix
+AWM_SCORES = {  # its weightings: scores of theta
+    "ghuber": (-0.77791637, -0.43544069),
+    "t": (-0.006885, -0.005385),
+    "huber": (-0.06426686, -0.04019028),
+}
+AWM_OLD = (-0.86687773, -0.41668549)  # ghuber, old
+AWM_RATIO = (1.09303842, 0.98141958)
+AWM_LOSS = -0.08544220  # advantages divided by 5, clip 1
+DGPO_WEIGHT, DGPO_LOSS = 0.40029166, 5.70915982e-4  # one group, sharpness 100, clip .01, uniform scores
+RAM_LOSS = 0.02135713  # multiplier 1
+
+# One Flow-SDE step at noise level .7 from .79037 to .70728 (specification 14.6)
+STEP_TIMES = (0.79037, 0.70728)
+STEP_X, STEP_EPS = _rows((0.5, -0.3, 0.2, 0.9)), _rows((0.2, -0.7, 1.1, 0.4))
+STEP_OLD = _rows((0.3, 0.1, -0.4, 0.2))
+STEP_THETA = STEP_OLD + _rows((0.03, -0.02, 0.05, 0.01))
+STEP_SCORES = (-0.21942669, -0.22467531)  # old, theta
+STEP_DIVERGENCE, STEP_MEAN_KL, STEP_GUARD = 3.39851e-5, 2.82382e-6, 0.99795901

@@ -13,7 +13,7 @@ from torch import Tensor
 from ablate.contract.errors import IncompatibleRun
 from ablate.key import Draws
 from ablate.protocols import HasTransition, Sampler
-from ablate.types import Keep, Query, Rollout
+from ablate.types import Keep, Query, Rollout, ScoredStep
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,15 @@ class Trajectory:
         assert path is not None and path.log_prob is not None and isinstance(sampler, HasTransition)
         x, x_next, k = path.x[index, s], path.x_next[index, s], path.k[index, s]
         transition = sampler.transition(x, k)
+        times = sampler.times()
+        t, t_next = (times[step.cpu()].to(x.device, torch.float32) for step in (k, k + 1))
         return Query(
             x_t=x,
-            t=sampler.times()[k.cpu()].to(x.device, torch.float32),
+            t=t,
             k=k,
             cond={name: value[index] for name, value in rollout.cond.items()},
             target=transition.target(x_next),
             log_prob=partial(transition.log_prob, x_next),
             known={rollout.drawn_by: path.log_prob[index, s]},
+            step=ScoredStep(transition, t - t_next),
         )

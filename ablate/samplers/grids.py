@@ -64,3 +64,20 @@ class Sana:
     def __call__(self, num_steps: int) -> Tensor:
         check(self.shift, num_steps)
         return shifted(torch.linspace(0.999, 0.0, num_steps + 1, dtype=torch.float64), self.shift)
+
+
+@dataclass(frozen=True)
+class AWM:
+    """``Double`` with its first time 1 - 1e-3 and its last but one half the time before it (AWM's SA-Solver).
+
+    Both bound jumps of the log-SNR. A grid whose second time is above 1 - 2e-3 starts halfway to it.
+    """
+
+    shift: float = 3.0
+
+    def __call__(self, num_steps: int) -> Tensor:
+        times = Double(self.shift)(num_steps)
+        times[0] = 1 - min(1e-3, float(1 - times[1]) / 2)
+        if num_steps > 1:
+            times[-2] = times[-3] / 2
+        return times

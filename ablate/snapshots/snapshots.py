@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from ablate.protocols import Policy, Schedule
 from ablate.types import Role
 
 Turn = Literal["step", "iteration"]
+
+
+class Follower(Protocol):
+    """How one role moves."""
+
+    @property
+    def decay(self) -> Schedule: ...
+
+    @property
+    def per(self) -> Turn: ...
+
+    @property
+    def sources(self) -> frozenset[Role]:
+        """Every role it ever follows."""
+
+    def source_at(self, step: int) -> Role:
+        """The role it follows at an optimizer step."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +42,21 @@ class Snapshot:
     source: Role = "theta"
 
     def __post_init__(self) -> None:
-        if self.per not in ("step", "iteration"):
-            raise ValueError(f"snapshot per = {self.per!r} must be 'step' or 'iteration'")
+        check_turn(self.per)
+
+    @property
+    def sources(self) -> frozenset[Role]:
+        return frozenset({self.source})
+
+    def source_at(self, step: int) -> Role:
+        del step
+        return self.source
+
+
+def check_turn(per: str) -> None:
+    """Raises ValueError unless ``per`` is a turn."""
+    if per not in ("step", "iteration"):
+        raise ValueError(f"snapshot per = {per!r} must be 'step' or 'iteration'")
 
 
 @dataclass(frozen=True)
@@ -42,7 +72,7 @@ class Snapshots:
     """
 
     rollout: Role
-    roles: Mapping[Role, Snapshot]
+    roles: Mapping[Role, Follower]
 
     def __post_init__(self) -> None:
         taken = {"theta", "ref"} & set(self.roles)
@@ -54,9 +84,9 @@ class Snapshots:
             )
 
         for role, snapshot in self.roles.items():
-            if snapshot.source not in {"theta", *self.roles}:
+            for source in snapshot.sources - {"theta", *self.roles}:
                 raise ValueError(
-                    f"snapshots.roles.{role}.source = {snapshot.source} is no role that moves; "
+                    f"snapshots.roles.{role}.source = {source} is no role that moves; "
                     f"choose theta or one of {sorted(self.roles)}"
                 )
 
@@ -64,4 +94,4 @@ class Snapshots:
         """Let every role that moves at this turn follow its source."""
         for role, snapshot in self.roles.items():
             if snapshot.per == turn:
-                policy.blend(role, snapshot.source, snapshot.decay(step))
+                policy.blend(role, snapshot.source_at(step), snapshot.decay(step))
