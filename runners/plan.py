@@ -127,10 +127,14 @@ def _cells(sweep: Mapping[str, Any], rest: Overrides) -> Iterator[Overrides]:
     if "seeds" in sweep:
         grid["seed"] = sweep["seeds"]
     said = {key_of(override) for override in rest}
-    free = {key: values for key, values in grid.items() if key not in said}
-    axes = [[f"{key}={literal(value)}" for value in values] for key, values in free.items()]
     for listed in sweep.get("cells") or [[]]:
         own = tuple(str(override) for override in listed if key_of(str(override)) not in said)
+        named = said | {key_of(override) for override in own}  # a cell replaces what the grid says
+        axes = [
+            [f"{key}={literal(v)}" for v in values]
+            for key, values in grid.items()
+            if key_of(key) not in named
+        ]
         for point in itertools.product(*axes):
             cell = own + point + rest
             if not _excluded(cell, sweep.get("exclude") or []):

@@ -78,7 +78,7 @@ def covering_rows(seed: int = 0) -> Iterator[tuple[str, ...]]:
     for pair in sorted(wanted, key=sorted):
         if pair not in wanted:
             continue
-        fixed = dict(pair)
+        fixed = dict(sorted(pair))
         row = _best(fixed, wanted, chance)
         wanted -= _pairs(row) if row else {pair}
         yield tuple(f"{group}={option}" for group, option in (row or fixed).items())
