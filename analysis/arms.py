@@ -124,7 +124,7 @@ def group(
     """Arms by setting, by label. Devices and policies are kept apart, never pooled.
 
     Raises:
-        UserError: a label is given to an arm that does not exist.
+        UserError: a label is given to an arm that does not exist, though every run is there.
     """
     cells: dict[tuple[Setting, str], list[RunRecord]] = {}
     for record in records:
@@ -134,7 +134,7 @@ def group(
             device=_devices(record)[0],
         )
         cells.setdefault((setting, _cell(record)), []).append(record)
-    labels = _labels([members[0] for members in cells.values()], spec.labels)
+    labels = _labels([members[0] for members in cells.values()], spec.labels, whole=not left_out)
     arms: dict[Setting, list[Arm]] = {}
     for label, (setting, cell), members in sorted(
         zip(labels, cells, cells.values(), strict=True), key=lambda row: (row[0], row[1])
@@ -165,10 +165,10 @@ def _could_be(record: RunRecord, setting: Setting) -> bool:
     return not devices or setting.device in devices
 
 
-def _labels(firsts: Sequence[RunRecord], wanted: Mapping[str, str]) -> list[str]:
+def _labels(firsts: Sequence[RunRecord], wanted: Mapping[str, str], *, whole: bool) -> list[str]:
     labels = label_arms([run.choices for run in firsts], [identity(run.config) for run in firsts])
     for label in wanted:
-        if label not in labels:
+        if whole and label not in labels:  # an arm may be missing because its runs failed or still run
             raise UserError(
                 f"labels: no arm is called {label!r}{did_you_mean(label, labels)} "
                 f"(arms: {', '.join(dict.fromkeys(labels))})"
