@@ -6,7 +6,7 @@ import time
 
 from tqdm import tqdm
 
-_FORMAT = "{desc}: {percentage:3.0f}%|{bar:24}| {postfix}"
+_FORMAT = "{percentage:3.0f}%|{bar:24}| {desc}"
 
 
 class ProgressLine:
@@ -21,7 +21,7 @@ class ProgressLine:
             bar_format=_FORMAT,
             disable=None if enabled else True,
         )
-        self._began, self._first = time.monotonic(), spent
+        self._name, self._began, self._first = name, time.monotonic(), spent
 
     def eta_s(self, spent: float) -> float:
         """Seconds left at this run's pace so far."""
@@ -30,8 +30,8 @@ class ProgressLine:
 
     def show(self, *, spent: float, iteration: int, reward: float, gpu_hours: float) -> None:
         left = int(self.eta_s(spent))
-        self._bar.set_postfix_str(
-            f"iteration {iteration}  reward {reward:.3f}  {gpu_hours:.4f} device-h  "
+        self._bar.set_description_str(
+            f"{self._name}  iteration {iteration}  reward {reward:.3f}  {gpu_hours:.4f} device-h  "
             f"{left // 60}:{left % 60:02d} left",
             refresh=False,
         )
