@@ -19,7 +19,7 @@ from ablate.types import Keep, Query, Rollout
 
 @dataclass(frozen=True)
 class ELBO:
-    """``log p~(x0) = -w(t) mean (v(x_t, t) - (eps - x0))^2`` (arXiv:2602.04663 Sec. 4).
+    """``log p~(x0) = -w(t) mean (v(x_t, t) - (eps - x0))^2`` (arXiv:2602.04663).
 
     Here ``x_t = (1 - t) x0 + t eps``. Unnormalised: a good gradient, not a density. All networks of a query
     see the same time and noise.

@@ -50,7 +50,7 @@ class TSquared:
 class Adaptive:
     """``-mean (x0_hat - x0)^2 / sg[max(mean |x0_hat - x0|, floor)]``, each network with its own normaliser.
 
-    DiffusionNFT's self-normalised form (arXiv:2509.16117 Sec. 3.3), the default of 2602.04663.
+    DiffusionNFT's self-normalised form (arXiv:2509.16117), the default of 2602.04663.
     """
 
     floor: float = 1e-5
