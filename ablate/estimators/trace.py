@@ -31,7 +31,7 @@ class Axes:
 
 @dataclass(frozen=True)
 class Hutchinson:
-    """``n = probes`` vectors of random signs over ``sqrt(n)``: unbiased (arXiv:1810.01367 Sec. 3.1).
+    """``n = probes`` vectors of random signs over ``sqrt(n)``: unbiased (arXiv:1810.01367).
 
     Raises:
         ValueError: ``probes < 1``.

@@ -14,7 +14,7 @@ from ablate.types import Prompt
 
 @dataclass(frozen=True)
 class ShapesReward:
-    """``strict`` in {0,1} and ``partial`` in [0,1] of each image, after GenEval (arXiv:2310.11513 Sec. 4).
+    """``strict`` in {0,1} and ``partial`` in [0,1] of each image, after GenEval (arXiv:2310.11513).
 
     Attributes:
         weights: weight of each score in the training total.

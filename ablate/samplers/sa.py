@@ -28,7 +28,7 @@ class SASolver:
     """``x' = (t'/t) e^{-nh} x + (1 - t')((1 - e^{-a}) m + (a h/2) slope) + t' sqrt(1 - e^{-2nh}) eps``.
 
     With m = x0_hat, h the gain in log((1 - t)/t), ``n = tau^2``, ``a = (1 + n) h``: SA-Solver of order 2 in
-    PEC mode (arXiv:2309.05019 Sec. 4), its second term in the few-step form of App. D, as AWM rolls out
+    PEC mode (arXiv:2309.05019), its second term in the few-step form of App. D, as AWM rolls out
     (arXiv:2509.25050). ``slope`` is that of m against the log-SNR: over the last two steps for the predictor,
     over this step for the corrector, which the next call applies with the same noise. The first step is of
     first order and not corrected; the last one returns x0_hat. No step has a density: its mean hangs on the

@@ -56,7 +56,7 @@ class RandomStart:
     """``width`` steps from a start drawn uniformly from ``low .. high - width`` in every iteration.
 
     Flow-GRPO-Fast draws it from 0 .. 2 (width 3 below 5 of 10 steps); MixGRPO calls it "random"
-    (arXiv:2507.21802 Sec. 3).
+    (arXiv:2507.21802).
 
     Attributes:
         high: windows end before this step; None: before the last one.

@@ -1,7 +1,7 @@
 """The world of the `shapes` bed: what a scene is, what a caption asks for, and which captions are held out.
 
 A scene is up to four objects (shape x colour) on a 2x2 grid of cells. A caption is of one of GenEval's six
-task kinds (arXiv:2310.11513 Sec. 3) and is true of a scene that holds exactly what it names and nothing else.
+task kinds (arXiv:2310.11513) and is true of a scene that holds exactly what it names and nothing else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Is a caption true of an image? Classical image analysis for GenEval's detector (arXiv:2310.11513 Sec. 4).
+"""Is a caption true of an image? Classical image analysis for GenEval's detector (arXiv:2310.11513).
 
 Pixels are quantised to the palette, joined into blobs of one colour, and each blob is matched with the
 shapes' templates. What is seen but matches none is junk, so a stray blob, a two-tone or a misshapen object
