@@ -171,7 +171,7 @@ def _labels(firsts: Sequence[RunRecord], wanted: Mapping[str, str], *, whole: bo
         if whole and label not in labels:  # an arm may be missing because its runs failed or still run
             raise UserError(
                 f"labels: no arm is called {label!r}{did_you_mean(label, labels)} "
-                f"(arms: {', '.join(dict.fromkeys(labels))})"
+                f"(arms: {', '.join(dict.fromkeys(labels))}); labels={{}} keeps the automatic ones"
             )
     return [wanted.get(label, label) for label in labels]
 

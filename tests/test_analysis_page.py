@@ -85,7 +85,10 @@ def add_sweep(runs: Path, name: str, signatures: list[str]) -> None:
 def test_a_report_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, other = add_run(tmp_path), add_run(tmp_path, seed=1)
     add_sweep(tmp_path, "demo", [run.name, run.name, "deadbeef"])
-    assert main(["report=demo", f"runs={tmp_path}", f"out={tmp_path / 'out'}", "threshold=0.3"]) == 0
+    assert (
+        main(["report=demo", f"runs={tmp_path}", f"out={tmp_path / 'out'}", "threshold=0.3", "labels={}"])
+        == 0
+    )
     assert {path.name for path in (tmp_path / "out" / "demo").iterdir()} == {
         "index.html", "curve.svg", "curve.png", "table.md", "table.csv",
     }  # fmt: skip
