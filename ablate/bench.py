@@ -81,7 +81,7 @@ def seconds(work: Callable[[], object], distributed: Distributed) -> float:
 def measure(arm: str, repeats: int, root: Path, distributed: Distributed) -> str:
     """One line: samples per second, the network's share, forwards per sample; medians."""
     with composing() as composer:
-        config = composer.cell(["policy=shapes", f"+experiment={arm}", "logging.wandb=disabled"]).config
+        config = composer.cell(["policy=shapes", f"experiment={arm}", "logging.wandb=disabled"]).config
     lab = train.assemble(RunDir(root / arm), config, distributed)
     samples = lab.batch.prompts * lab.batch.group_size
     calls = calls_of(lab)  # warms up, too

@@ -125,6 +125,8 @@ class Composer:
     def _check_group(self, override: Override) -> None:
         group, value = override.key_or_group, override.value()
         options = self._options(group)
+        if override.is_add() and group in self._base(()).hydra.runtime.choices:
+            raise UserError(f"{_text(override)}: a run has its {group} already; leave out the '+'")
         if override.is_delete():
             raise UserError(f"{_text(override)}: a run needs its {group}; choose from {', '.join(options)}")
         for name in value if isinstance(value, list) else [value]:

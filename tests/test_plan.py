@@ -113,11 +113,11 @@ def test_an_experiment_moves_what_follows_the_policy(conf: Path) -> None:
     (conf / "experiment").mkdir(exist_ok=True)
     lines = ["# @package _global_", "defaults:", "  - override /policy: shapes", "  - override /sampler: sde"]
     (conf / "experiment" / "probe.yaml").write_text("\n".join(lines) + "\n")
-    (shapes,) = plan([["+experiment=probe"]])
+    (shapes,) = plan([["experiment=probe"]])
     followers = ("policy", "prompts", "reward", "scale")
     assert [shapes.choices[group] for group in followers] == ["shapes"] * 4
     assert shapes.choices["sampler"] == "sde"
-    (plane,) = plan([["+experiment=probe", "policy=mixture2d", "reward=shapes"]])
+    (plane,) = plan([["experiment=probe", "policy=mixture2d", "reward=shapes"]])
     assert [plane.choices[group] for group in followers] == ["mixture2d", "mixture2d", "shapes", "mixture2d"]
 
 
