@@ -44,7 +44,7 @@ ODE = EulerODE(10, Double(3.0))
 SDE = FlowSDE(10, Double(3.0), 0.7)
 GROUPS, SIZE = 3, 4
 ROWS = GROUPS * SIZE
-FIVE = ELBO(ODE, Stratified(5, 0.05, 1.0), Adaptive(), tie_times=True)
+FIVE = ELBO(ODE, Stratified(5, 0.05, 1.0), Adaptive(), tie_times="group")
 FINITE = FiniteDifference(ODE)
 # objective, estimator, micro-batches it must not depend on (none of them splits a group for CRD and DGPO)
 METHODS = {

@@ -17,7 +17,7 @@ from torch import Tensor
 from ablate.contract.errors import UserError
 from ablate.estimators.elbo import ELBO
 from ablate.estimators.times import All, OneTime, Permuted, Stratified, TimeSelection
-from ablate.estimators.weights import Adaptive, Likelihood, TSquared, Uniform
+from ablate.estimators.weights import Adaptive, AdaptiveVelocity, Likelihood, TSquared, Uniform
 from ablate.networks import evaluate
 from ablate.protocols import Policy
 from ablate.samplers.grids import Double
@@ -86,7 +86,7 @@ def test_weightings_in_clean_space() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("weigh", [Adaptive(), Uniform(), TSquared(), Likelihood()])
+@pytest.mark.parametrize("weigh", [Adaptive(), AdaptiveVelocity(), Uniform(), TSquared(), Likelihood()])
 def test_a_perfect_velocity_has_no_gradient(weigh: Any) -> None:
     """Also where the adaptive normaliser would be 0, and at both ends of time."""
     v = vectors.TARGET.clone().requires_grad_()
@@ -101,7 +101,9 @@ def test_a_score_does_not_broadcast() -> None:
         Uniform()(torch.zeros(2, 1), torch.zeros(2, 4), torch.ones(2))
 
 
-@pytest.mark.parametrize(("make", "field"), [(Adaptive, "floor"), (Likelihood, "floor")])
+@pytest.mark.parametrize(
+    ("make", "field"), [(Adaptive, "floor"), (AdaptiveVelocity, "floor"), (Likelihood, "floor")]
+)
 def test_a_floor_of_zero_is_refused(make: Callable[..., Any], field: str) -> None:
     with pytest.raises(ValueError, match=r"weighting.floor = 0.0 must be positive"):
         make(**{field: 0.0})
@@ -221,10 +223,13 @@ def _tied(values: Tensor, group: Tensor) -> tuple[bool, bool]:
     return within, between
 
 
-@pytest.mark.parametrize("tie_times", [False, True])
-@pytest.mark.parametrize("tie_noise", [False, True])
-def test_ties_are_by_group(
-    part: Callable[..., Any], rollout_of: Callable[..., Rollout], tie_times: bool, tie_noise: bool
+TIED = {"sample": (False, True), "group": (True, True), "iteration": (True, False)}
+
+
+@pytest.mark.parametrize("tie_times", TIED)
+@pytest.mark.parametrize("tie_noise", TIED)
+def test_ties_are_by_sample_group_or_iteration(
+    part: Callable[..., Any], rollout_of: Callable[..., Rollout], tie_times: Any, tie_noise: Any
 ) -> None:
     sampler = part("sampler", "ode")
     rollout = rollout_of(sampler, "x0")
@@ -232,8 +237,9 @@ def test_ties_are_by_group(
     queries = estimator.queries(rollout, torch.arange(ROWS), draws(ROWS))
     t = torch.stack([q.t for q in queries], 1)
     eps = torch.stack([q.target + rollout.x0 for q in queries], 1).float()
-    assert _tied(t, rollout.group) == (tie_times, True)
-    assert _tied((eps * 1e4).round(), rollout.group) == (tie_noise, True)
+    assert _tied(t, rollout.group) == TIED[tie_times]
+    assert _tied((eps * 1e4).round(), rollout.group) == TIED[tie_noise]
+    assert all((a != b).any() for a, b in zip(eps.unbind(1), eps.roll(1, 1).unbind(1), strict=True))
 
 
 def test_a_query_can_be_had_again(

@@ -67,6 +67,26 @@ class Adaptive:
 
 
 @dataclass(frozen=True)
+class AdaptiveVelocity:
+    """``-mean (v - v*)^2 / sg[max(mean |v - v*|, floor)]``, each network with its own normaliser.
+
+    CRD's self-normalised form (arXiv:2603.14128): ``Adaptive`` without its factor t.
+    """
+
+    floor: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not self.floor > 0:
+            raise ValueError(
+                f"weighting.floor = {self.floor} must be positive: a perfect network would divide by 0"
+            )
+
+    def __call__(self, v: Tensor, target: Tensor, t: Tensor) -> Tensor:
+        del t
+        return -mean_square(v, target) / (v.detach() - target).abs().flatten(1).mean(1).clamp(min=self.floor)
+
+
+@dataclass(frozen=True)
 class Likelihood:
     """``-(1 - t)/(t + floor) mean (v - v*)^2``: the path-KL weight, a true bound up to a constant.
 
