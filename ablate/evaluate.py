@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class Evaluator:
             )
 
     def __call__(self, policy: Policy, picture: Path) -> dict[str, Any]:
-        """Mean rewards, over all prompts and by tag, and every single value; draws ``picture`` on rank 0."""
+        """Mean rewards, over all prompts and by tag; every value and its prompt. Rank 0 draws ``picture``."""
         asked = [prompt for prompt in self.prompts.test for _ in range(self.settings.samples_per_prompt)]
         rank, world = self.distributed.rank, self.distributed.world
         mine = list(range(len(asked)))[rank::world]
@@ -82,7 +83,11 @@ def _pictured(asked: Sequence[Prompt]) -> set[int]:
 
 def _summary(asked: Sequence[Prompt], values: dict[str, list[float]]) -> dict[str, Any]:
     tags = [prompt.tag for prompt in asked]
-    row: dict[str, Any] = {keys.EVAL_VALUES: values, keys.EVAL_TAGS: tags}
+    row: dict[str, Any] = {
+        keys.EVAL_VALUES: values,
+        keys.EVAL_TAGS: tags,
+        keys.EVAL_PROMPTS: [crc32(prompt.text.encode()) for prompt in asked],
+    }
     for name, column in values.items():
         row[keys.eval_mean(name)] = sum(column) / len(column)
         for tag in dict.fromkeys(tags):

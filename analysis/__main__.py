@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import yaml
 
 from ablate.contract.errors import UserError
+from analysis.compare import HELP as COMPARE
+from analysis.compare import told
 from analysis.page import write_page
 from analysis.record import RunRecord
-from analysis.report import build, figures, table_md, write_figures, write_tables
+from analysis.report import SEED, build, choose_from, figures, table_md, write_figures, write_tables
+from analysis.sides import POINTS
 from analysis.sources.rundir import read_run, run_roots
 from analysis.spec import KEYS, REPORTS, Spec, did_you_mean, make_spec, read_spec
 from analysis.sweeps import Sweep, read_sweep
@@ -25,6 +29,7 @@ Figures, tables and one page from recorded runs; nothing is trained and no numbe
   python -m analysis sweep=table1 threshold=0.5   the runs of a recorded sweep
   python -m analysis runs=runs                    all runs in a folder
   python -m analysis runs=1a2b3c4d,5e6f7a8b       these runs
+  python -m analysis compare A B                  which is better, by how much, how sure (compare --help)
 
   report=NAME      known: {reports}
   sweep=NAME       runs/.sweeps/NAME.json says which runs, and which cells were refused
@@ -43,6 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(HELP.format(reports=", ".join(sorted(path.stem for path in REPORTS.glob("*.yaml")))))
         return 0
+    if arguments[0] == "compare":
+        return answer(arguments[1:])
     try:
         given = parse(arguments)
         out = Path(given.pop("out", "reports"))
@@ -64,13 +71,36 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def parse(arguments: Sequence[str]) -> dict[str, str]:
+def answer(arguments: Sequence[str]) -> int:
+    """compare: the exit status, 1 after one line that says what to mend."""
+    if {"-h", "--help"} & set(arguments):
+        print(COMPARE)
+        return 0
+    known = ("report", "runs", "at", *KEYS)
+    options = [word for word in arguments if word.partition("=")[0] in known and "=" in word]
+    try:
+        given = parse(options, known)
+        point = given.pop("at", POINTS[0])
+        if not {"report", "sweep", "runs"} & set(given):
+            given["runs"] = os.environ.get("RUNS_DIR", "runs")
+        spec, records, _, _ = gather(given)
+        arms = choose_from(spec, records)
+        words = [word for word in arguments if word not in options]
+        print(*told(words, arms, point, np.random.default_rng(SEED)), sep="\n")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(
+    arguments: Sequence[str], known: Sequence[str] = ("report", "runs", "out", *KEYS)
+) -> dict[str, str]:
     """{"report": "demo"} from ["report=demo"].
 
     Raises:
         UserError: a word without "=", or a key that means nothing.
     """
-    known = ("report", "runs", "out", *KEYS)
     given: dict[str, str] = {}
     for word in arguments:
         key, equals, value = word.partition("=")

@@ -16,6 +16,7 @@ from analysis.curves import Curve, Floats
 from analysis.labels import identity, label_arms
 from analysis.load import SIGNATURE, Frames
 from analysis.record import RunRecord
+from analysis.scores import prompt_scores
 from analysis.spec import Spec, did_you_mean
 
 HEADLINE: Final = "headline"
@@ -178,6 +179,8 @@ def _labels(firsts: Sequence[RunRecord], wanted: Mapping[str, str], *, whole: bo
 
 def _curve(record: RunRecord, evals: pd.DataFrame, metric: str) -> Curve:
     rows = evals[evals[SIGNATURE] == record.signature]
+    per_prompt = int((record.config.get("evaluation") or {}).get("samples_per_prompt", 1))
+    kept = list({row[keys.ITERATION]: row for row in record.evals}.values())
     tags = list(dict.fromkeys(tag for row in record.evals for tag in row.get(keys.EVAL_TAGS, ())))
     return Curve(
         signature=record.signature,
@@ -192,6 +195,8 @@ def _curve(record: RunRecord, evals: pd.DataFrame, metric: str) -> Curve:
             record.root / image if record.root and isinstance(image, str) else None
             for image in (rows[keys.EVAL_IMAGES] if keys.EVAL_IMAGES in rows else [None] * len(rows))
         ),
+        samples=_floats(rows, keys.SAMPLES) if keys.SAMPLES in rows else None,
+        scores=prompt_scores(sorted(kept, key=lambda row: int(row[keys.ITERATION])), metric, per_prompt),
     )
 
 

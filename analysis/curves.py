@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from analysis.scores import Floats, PromptScores
+
+__all__ = ["SLACK", "Curve", "Floats", "resample", "shared_grid"]
 
 SLACK = 0.02  # a run stops after the iteration that crosses its budget, so equal budgets end a little apart
 
@@ -46,6 +47,7 @@ class Curve:
         error: standard error of value over the evaluation's samples; NaN where they were not kept.
         forwards: cumulative forwards of the network.   tasks: mean of the metric per task.
         images: sample grids, one per evaluation; None where there is none.
+        samples: cumulative training samples.   scores: of every prompt; None where they were not kept.
     """
 
     signature: str
@@ -57,6 +59,8 @@ class Curve:
     forwards: Floats
     tasks: Mapping[str, Floats]
     images: tuple[Path | None, ...]
+    samples: Floats | None = None
+    scores: PromptScores | None = None
 
     @property
     def end(self) -> float:

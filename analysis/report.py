@@ -11,7 +11,7 @@ import numpy as np
 
 from ablate.contract.errors import UserError
 from ablate.contract.rundir import write_text
-from analysis.arms import LeftOut, Setting, evaluated_alike, group, sort_out
+from analysis.arms import Arm, LeftOut, Setting, evaluated_alike, group, sort_out
 from analysis.finding import finding
 from analysis.load import Frames, frames
 from analysis.look import DARK, LIGHT, PAPER, Theme
@@ -78,6 +78,18 @@ def build(
         for setting, arms in group(used, left_out, loaded, spec).items()
     ]
     return Report(spec, tuple(panels), loaded, tuple(left_out), tuple(missing), sweep)
+
+
+def choose_from(spec: Spec, records: Sequence[RunRecord]) -> list[Arm]:
+    """The arms of these runs, of all settings.
+
+    Raises:
+        UserError: no run is fit to be shown.
+    """
+    used, left_out = sort_out(records, spec)
+    if not used:
+        raise UserError(_nothing(left_out, (), spec))
+    return [arm for arms in group(used, left_out, frames(used), spec).values() for arm in arms]
 
 
 def _nothing(left_out: Sequence[LeftOut], missing: Sequence[str], spec: Spec) -> str:

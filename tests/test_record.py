@@ -41,6 +41,7 @@ def test_rows_have_the_contracts_keys_and_count_up(tmp_path: Path) -> None:
     for row in evals:
         assert (directory.root / row[keys.EVAL_IMAGES]).read_bytes().startswith(b"\x89PNG")
         assert len(row[keys.EVAL_VALUES]["near"]) == len(row[keys.EVAL_TAGS]) == 16
+        assert len(row[keys.EVAL_PROMPTS]) == 16
     assert rows[0][keys.DEVICE] == "cpu"
 
 

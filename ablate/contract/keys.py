@@ -20,6 +20,9 @@ WALL_FIELDS: Final = (GPU_HOURS, "time/")  # prefixes of what a repeated run nee
 
 EVAL_VALUES: Final = "values"  # eval.jsonl: {reward name: one value per fixed prompt and sample}
 EVAL_TAGS: Final = "tags"  # eval.jsonl: the prompts' tags, in the same order
+EVAL_PROMPTS: Final = (
+    "prompts"  # eval.jsonl: CRC-32 of each sample's prompt text, in the same order; not in old rows
+)
 EVAL_IMAGES: Final = "images"  # eval.jsonl: path of the sample grid, relative to the run directory
 
 
