@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pieces import credit, evaluation, point
 
+from ablate.averaging import average
 from ablate.estimators.weights import Adaptive, Uniform
 from ablate.protocols import Regularizer
 from ablate.regularizers.girsanov import Girsanov
+from ablate.regularizers.path_kl import PathKL
 from ablate.regularizers.ratio_kl import RatioKL, k1, k2, k3
 from ablate.regularizers.reward_adaptive import RewardAdaptive, raw_reward, squashed_advantage
 from ablate.regularizers.sum import Sum
@@ -49,10 +51,49 @@ def test_girsanov_gradient_is_twice_the_distance() -> None:
     torch.testing.assert_close(slope, 0.5 * 2 * (vectors.THETA - vectors.REF) / 4)
 
 
-def test_a_velocity_penalty_does_not_broadcast() -> None:
+@pytest.mark.parametrize("penalty", [Girsanov(1.0), PathKL(1.0)])
+def test_a_velocity_penalty_does_not_broadcast(penalty: Regularizer) -> None:
     ev = replace(asked(Girsanov(1.0)), v_of={"ref": vectors.REF[:, :1]})
     with pytest.raises(ValueError, match="must have one shape"):
-        Girsanov(1.0)(ev, NOBODY)
+        penalty(ev, NOBODY)
+
+
+def test_the_path_kl_divides_by_twice_the_variance_of_the_sde() -> None:
+    """std = .7 sqrt(t / (1 - min(t, .99))), row by row, value and gradient; at t = 1 it is 7."""
+    distance = (vectors.THETA - vectors.REF).square().mean(1)
+    for t in (vectors.T, torch.tensor([1.0, 0.995]).double()):
+        std = torch.tensor([0.7 * math.sqrt(s / (1 - min(s, 0.99))) for s in t.tolist()]).double()
+        v = vectors.THETA.clone().requires_grad_()
+        ev = replace(asked(PathKL(0.3), replace(QUERY, t=t)), v=v)
+        penalty = PathKL(0.3)(ev, NOBODY)
+        torch.testing.assert_close(penalty, 0.3 * distance / (2 * std.square()))
+        slope = torch.autograd.grad(penalty.sum(), v)[0]
+        expected = 0.3 * 2 * (vectors.THETA - vectors.REF) / 4 / (2 * std.square())[:, None]
+        torch.testing.assert_close(slope, expected)
+    assert PathKL(0.3).noise_level * math.sqrt(1 / (1 - PathKL(0.3).cap)) == pytest.approx(7.0)
+
+
+def test_the_path_kl_of_averaged_draws_is_their_mean() -> None:
+    """Each draw is weighed by its own time."""
+    queries = [point(vectors.X0, vectors.EPS, t, Uniform()) for t in (vectors.T, vectors.T / 2)]
+    penalty = PathKL(0.3)
+    twice = {role: v[:, None].expand(2, 2, 4) for role, v in VELOCITIES.items()}
+    merged = evaluation(average(queries, 2)[0], twice["theta"], twice, penalty)
+    each = [penalty(asked(penalty, query), NOBODY) for query in queries]
+    torch.testing.assert_close(penalty(merged, NOBODY), torch.stack(each).mean(0))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"noise_level": 0.0}, "noise_level = 0.0 must be positive; AWM uses 0.7"),
+        ({"cap": 1.0}, r"cap = 1.0 must lie in \(0, 1\); AWM uses 0.99"),
+        ({"cap": 0.0}, "cap = 0.0 must lie in"),
+    ],
+)
+def test_a_path_kl_out_of_range_is_refused(fields: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PathKL(1.0, **fields)  # type: ignore[arg-type]
 
 
 def test_ratio_kl_reads_the_estimators_scores() -> None:
@@ -152,7 +193,7 @@ def test_the_role_is_a_field(part: Make) -> None:
 
 @pytest.mark.parametrize("coefficient", [0.0, -1e-2, float("nan")])
 def test_a_coefficient_that_is_not_positive_is_refused(coefficient: float) -> None:
-    makers = (Girsanov, TransitionKL, lambda c: RatioKL(c, k1))
+    makers = (Girsanov, TransitionKL, PathKL, lambda c: RatioKL(c, k1))
     for make in makers:
         with pytest.raises(ValueError, match=r"kl_coef = .* must be positive; for none: regularizer=none"):
             make(coefficient)

@@ -21,7 +21,7 @@ from ablate.objectives.dppo import DPPO
 from ablate.objectives.epg import EPG
 from ablate.objectives.guard import Guard
 from ablate.regularizers.girsanov import Girsanov
-from ablate.regularizers.transition_kl import TransitionKL
+from ablate.regularizers.transition_kl import TransitionKL, Variance
 from ablate.types import Query
 
 BOUND = 5.0
@@ -48,7 +48,7 @@ def test_guard_dppo_and_mean_kl_published_step() -> None:
     assert float(gate) == pytest.approx(vectors.STEP_DIVERGENCE, abs=6e-11)
     penalty = kl(evaluation(query, vectors.STEP_THETA, of, kl), one)
     assert float(penalty) == pytest.approx(vectors.STEP_MEAN_KL, abs=6e-12)
-    true = TransitionKL(1.0, per_length=False)(evaluation(query, vectors.STEP_THETA, of, kl), one)
+    true = TransitionKL(1.0, variance="step")(evaluation(query, vectors.STEP_THETA, of, kl), one)
     assert float(true) == pytest.approx(vectors.STEP_DIVERGENCE, abs=6e-11)
 
 
@@ -108,15 +108,29 @@ def test_guard_on_policy_is_the_policy_gradient_times_std_over_length(seed: int)
     torch.testing.assert_close(bare, plain * 0.4)
 
 
+VARIANCES: dict[Variance, float] = {"rate": 2 * 0.4**2 / 0.08, "step": 2 * 0.4**2, "omitted": 1.0}
+
+
+@pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.parametrize("normal", [True, False])
 @given(seed=seeds, distance=st.floats(0.1, 1))
-def test_transition_kl_is_a_weighted_velocity_anchor(seed: int, distance: float) -> None:
-    """c2^2/(2 std^2) mean (v - v_ref)^2, times the length."""
+def test_transition_kl_is_a_weighted_velocity_anchor(
+    variance: Variance, normal: bool, seed: int, distance: float
+) -> None:
+    """c2^2 mean (v - v_ref)^2 over what is named, however the kernel scores its draws."""
     query, v, others = steps(seed, distance)
-    kl, anchor = TransitionKL(0.3), Girsanov(0.3)
+    step = query.scored_step()
+    query = replace(query, step=replace(step, transition=replace(step.transition, normal=normal)))
+    kl, anchor = TransitionKL(0.3, variance=variance), Girsanov(0.3)
     nobody = credit(torch.zeros(ROWS).double())
     found = kl(evaluation(query, v, others, kl), nobody)
-    expected = anchor(evaluation(query, v, others, anchor), nobody) * 0.1**2 / (2 * 0.4**2) * 0.08
+    expected = anchor(evaluation(query, v, others, anchor), nobody) * 0.1**2 / VARIANCES[variance]
     torch.testing.assert_close(found, expected)
+
+
+def test_an_unknown_variance_is_refused() -> None:
+    with pytest.raises(ValueError, match="regularizer.variance = dt must be rate, step or omitted"):
+        TransitionKL(1.0, variance="dt")  # type: ignore[arg-type]
 
 
 def test_averaged_draws_keep_their_steps() -> None:
