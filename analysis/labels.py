@@ -11,6 +11,7 @@ from analysis.load import flatten
 AXES: Final = ("objective", "estimator", "sampler")
 FIRST: Final = ("policy", *AXES)
 JOIN: Final = " · "
+UNSET: Final = "None"  # how a group without a choice is recorded
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,11 +26,14 @@ def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def label_arms(choices: Sequence[Mapping[str, str]], configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One label per arm, all different if the arms are.
+    """One label per arm, all different if the arms are: the experiment's name where each arm has its own.
 
     Args:
         choices: {group: option} per arm.   configs: the flat config per arm, as ``identity`` gives it.
     """
+    experiments = [chosen.get("experiment", UNSET) for chosen in choices]
+    if UNSET not in experiments and len({*experiments}) == len(experiments) > 1:
+        return experiments
     different = differing(choices)
     groups = [group for group in FIRST if group in different] or list(AXES)
     labels = [JOIN.join(chosen[group] for group in groups if group in chosen) for chosen in choices]

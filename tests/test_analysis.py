@@ -174,3 +174,11 @@ def test_a_flat_config_has_scalars_alone() -> None:
 def test_analysis_leaves_torch_alone() -> None:
     code = "import sys, analysis.__main__; sys.exit('torch' in sys.modules or 'wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_arm_with_an_experiment_of_its_own_is_called_by_it() -> None:
+    named = [{"objective": "epg", "experiment": name} for name in ("a/x", "b/y")]
+    assert label_arms(named, [{}, {}]) == ["a/x", "b/y"]
+    assert label_arms([named[0], {"objective": "nft", "experiment": "None"}], [{}, {}]) == ["epg", "nft"]
+    same = [{"objective": o, "experiment": "a/x"} for o in ("epg", "nft")]
+    assert label_arms(same, [{}, {}]) == ["epg", "nft"]
