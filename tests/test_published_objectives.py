@@ -181,7 +181,10 @@ def test_spo_rests_at_the_edge_of_its_clip(log_ratio: float, advantage: float, c
         (lambda: AWM(1.1), r"objective.clip = 1.1 must lie in \(0, 1\]"),
         (lambda: AWM(0.0), r"objective.clip = 0.0 must lie in \(0, 1\]"),
         (lambda: CRD(0.0), "objective.temperature = 0.0 must be positive"),
-        (lambda: CRD(1.0, weight_temperature=0.0), "weight_temperature = 0.0 must be positive; null weighs"),
+        (
+            lambda: CRD(1.0, weight_temperature=math.nan),
+            "weight_temperature = nan must be 0 or more",
+        ),
         (lambda: CRD(1.0, center_scope="prompt"), "center_scope = prompt must be group or microbatch"),
         (lambda: DGPO(0.0, 0.1), "objective.sharpness = 0.0 must be positive"),
         (lambda: DGPO(1.0, 1.0), r"objective.clip = 1.0 must lie in \(0, 1\)"),
