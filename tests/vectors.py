@@ -58,6 +58,7 @@ AWM_OLD = (-0.86687773, -0.41668549)  # ghuber, old
 AWM_RATIO = (1.09303842, 0.98141958)
 AWM_LOSS = -0.08544220  # advantages divided by 5, clip 1
 DGPO_WEIGHT, DGPO_LOSS = 0.40029166, 5.70915982e-4  # one group, sharpness 100, clip .01, uniform scores
+DGPO_RATIO, DGPO_PREFERENCE = [1.00616895, 0.99712913], -0.40425
 RAM_LOSS = 0.02135713  # multiplier 1
 
 # One Flow-SDE step at noise level .7 from .79037 to .70728 (specification 14.6)
