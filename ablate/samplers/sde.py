@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from ablate.key import Draws
 from ablate.samplers import gaussian
 from ablate.samplers.gaussian import Coefficients, Level
 from ablate.samplers.grids import Grid
+from ablate.samplers.tail import Tail
 from ablate.samplers.windows import Window, check
 from ablate.types import Cond, Step, Transition, Velocity
 
@@ -26,21 +27,27 @@ class FlowSDE:
         noise_level: a > 0, or a list with one for each step; 0.7 in Flow-GRPO.
         window: steps that are stochastic and scored, the others being Euler steps. None: every step is
             stochastic and all but the last are scored, as the last one's std is too small to score.
+        tail: takes the steps after the window with fewer network calls. None: every step is one.
 
     Raises:
-        ValueError: a number is out of range, or the window does not fit the steps.
+        ValueError: a number is out of range, the window does not fit the steps, or a tail follows no window.
     """
 
     num_steps: int
     grid: Grid
     noise_level: Level
     window: Window | None = None
+    tail: Tail | None = None
 
     def __post_init__(self) -> None:
         gaussian.check_level("noise_level", self.noise_level)
         self.times()
         check(self.window, self.num_steps)
         self.coefficients(torch.arange(self.num_steps))
+        if self.tail is not None and self.window is None:
+            raise ValueError(
+                "sampler.tail is set, but sampler.window = null never ends: give a window, or no tail"
+            )
 
     def times(self) -> Tensor:
         return self.grid(self.num_steps)
@@ -56,7 +63,7 @@ class FlowSDE:
     def transition(self, x: Tensor, k: Tensor) -> Transition:
         return gaussian.transition(self.coefficients(k), x)
 
-    def step(
-        self, velocity: Velocity, x: Tensor, k: int, cond: Cond, carry: Sequence[int] | None, draws: Draws
-    ) -> Step:
+    def step(self, velocity: Velocity, x: Tensor, k: int, cond: Cond, carry: Any, draws: Draws) -> Step:
+        if self.tail is not None:
+            return self.tail.step(self, velocity, x, k, cond, carry, draws)
         return gaussian.windowed_step(self, velocity, x, k, cond, carry, draws)
