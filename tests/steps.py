@@ -28,9 +28,8 @@ def stepped(x: Tensor, v_old: Tensor, noise: Tensor, c: tuple[float, float, floa
     )
 
 
-def row(query: Query, at: int) -> Query:
-    """One row of a query that ``point`` (with Adaptive) or ``stepped`` made."""
-    one = slice(at, at + 1)
+def rows(query: Query, one: slice) -> Query:
+    """Some rows of a query that ``point`` (with Adaptive) or ``stepped`` made."""
     target, t = query.target[one], query.t[one]
     score, step = partial(Adaptive(), target=target, t=t), None
     if query.step is not None:

@@ -155,17 +155,19 @@ def test_rwr_is_imitation_plus_a_policy_gradient_when_hot(seed: int) -> None:
     torch.testing.assert_close(hot * excess, policy, rtol=1e-3, atol=1e-5)
 
 
-def chosen(advantage: Mapping[int, list[float]]) -> list[float]:
-    """Weights that best-of-N gives to groups of advantages."""
+def chosen(advantage: Mapping[int, list[float]]) -> tuple[list[float], float]:
+    """Weights that best-of-N gives to groups of advantages, and the share of samples it imitates."""
     a = torch.tensor([x for group in advantage.values() for x in group], dtype=torch.float64)
     group = torch.arange(len(advantage)).repeat_interleave(len(a) // len(advantage))
     siblings = Siblings(torch.zeros(len(a), 1, 1), a.view(len(advantage), -1)[group])
     query = replace(point(a[:, None], a[:, None], a, Uniform()), log_prob=lambda v: -v[:, 0])
     fb = Feedback(a, a, group, siblings)
     ev = evaluation(query, torch.ones(len(a), 1).double(), {}, BestOfN())
-    return [float(x) for x in BestOfN()(ev, fb).per_sample]
+    loss = BestOfN()(ev, fb)
+    return loss.per_sample.tolist(), float(loss.metrics["chosen"])
 
 
 def test_best_of_n_takes_the_best_shares_it_and_abstains() -> None:
-    found = chosen({0: [0.1, 0.9, -1.0], 1: [2.0, 2.0, -4.0], 2: [0.0, 0.0, 0.0]})
-    assert found == [0, 1, 0, 0.5, 0.5, 0, 0, 0, 0]
+    weights, share = chosen({0: [0.1, 0.9, -1.0], 1: [2.0, 2.0, -4.0], 2: [0.0, 0.0, 0.0]})
+    assert weights == [0, 1, 0, 0.5, 0.5, 0, 0, 0, 0]
+    assert share == pytest.approx(3 / 9)

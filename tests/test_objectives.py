@@ -12,10 +12,11 @@ import vectors
 from hypothesis import given
 from hypothesis import strategies as st
 from pieces import credit, draws, evaluation, gradient, point
-from steps import row, stepped
+from steps import rows, stepped
 from torch import Tensor
 
 from ablate.estimators.weights import Adaptive, Uniform
+from ablate.objectives.awm import AWM
 from ablate.objectives.epg import EPG
 from ablate.objectives.grpo import GRPO
 from ablate.objectives.par import PAR
@@ -159,9 +160,32 @@ def test_a_row_does_not_see_the_others(part: Make, node: Make, each_objective: s
     whole = objective(evaluation(query, v, others, objective), fb).per_sample
     for at in range(ROWS):
         one = slice(at, at + 1)
-        ev = evaluation(row(query, at), v[one], {r: x[one] for r, x in others.items()}, objective)
+        ev = evaluation(rows(query, one), v[one], {r: x[one] for r, x in others.items()}, objective)
         part_of = Feedback(fb.reward[one], fb.advantage[one], fb.group[one])
         torch.testing.assert_close(objective(ev, part_of).per_sample, whole[one])
+
+
+def test_metrics_have_no_gradient_and_are_of_the_micro_batch(
+    part: Make, node: Make, each_objective: str
+) -> None:
+    """That of two groups is the mean of each alone, or the largest."""
+    objective = part("objective", each_objective)
+    query, v, others = scene(node, each_objective, 3, 0.3)
+    fb = feedback(3, objective)
+
+    def metrics(one: slice) -> dict[str, Tensor]:
+        at, of = v[one].clone().requires_grad_(), {r: x[one] for r, x in others.items()}
+        credit = Feedback(fb.reward[one], fb.advantage[one], fb.group[one])
+        if fb.siblings is not None:
+            credit = replace(credit, siblings=Siblings(fb.siblings.x0[one], fb.siblings.advantage[one]))
+        return dict(objective(evaluation(rows(query, one), at, of, objective), credit).metrics)
+
+    whole, *halves = (metrics(slice(*ends)) for ends in ((0, ROWS), (0, 4), (4, ROWS)))
+    for name, value in whole.items():
+        assert not value.requires_grad
+        each = torch.stack([half[name].double() for half in halves])
+        expected = each.max() if name.endswith("max") else each.mean()
+        torch.testing.assert_close(value.double(), expected)
 
 
 def test_dropping_the_ratio_drops_the_forward() -> None:
@@ -183,12 +207,15 @@ def by_ratio(objective: Objective, log_ratio: Tensor, advantage: Tensor) -> tupl
     return loss.per_sample.detach(), slope, loss.metrics
 
 
+@pytest.mark.parametrize("make", [GRPO, AWM])
 @given(log_ratio=numbers, advantage=numbers, clip=st.floats(1e-4, 0.9))
-def test_grpo_takes_the_worse_branch(log_ratio: float, advantage: float, clip: float) -> None:
+def test_a_clipped_ratio_takes_the_worse_branch(
+    make: Callable[[float], Objective], log_ratio: float, advantage: float, clip: float
+) -> None:
     """The worse of both branches; no gradient where the ratio has left the interval the way A pushes it."""
     r = exactly(log_ratio)
     a = exactly(advantage)
-    loss, slope, metrics = by_ratio(GRPO(clip), r, a)
+    loss, slope, metrics = by_ratio(make(clip), r, a)
     ratio = float(r.exp())
     bounded = min(max(ratio, 1 - clip), 1 + clip)
     assert float(loss) == pytest.approx(max(-advantage * ratio, -advantage * bounded))

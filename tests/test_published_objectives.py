@@ -102,6 +102,15 @@ def test_nft_is_a_policy_gradient_and_a_trust_region(seed: int, distance: float,
     torch.testing.assert_close(found, expected)
 
 
+def test_nfts_contrast_is_the_mean_distance_of_both_scores() -> None:
+    query, v, others = off_policy(0, 0.5)
+    objective, away = NFT(0.3), 0.3 * (v - others["old"])
+    gap = query.log_prob(others["old"] + away) - query.log_prob(others["old"] - away)
+    assert float(gap.min()) < 0 < float(gap.max())
+    found = objective(evaluation(query, v, others, objective), feedback(0, objective)).metrics["contrast"]
+    torch.testing.assert_close(found, gap.abs().mean())
+
+
 @pytest.mark.parametrize("base", ["ref", "old"])
 @given(seed=seeds, distance=distances, multiplier=st.floats(0.1, 100))
 def test_velocity_matching_is_an_anchor_and_a_policy_gradient(

@@ -97,6 +97,38 @@ def test_guards_exponent_is_linear_and_its_bias_the_divergence(seed: int, distan
     torch.testing.assert_close(gradient(objective, query, v, others, fb), slope)
 
 
+def test_dppo_drops_what_is_far_and_going_further() -> None:
+    """Neither alone, and each row by its own divergence and ratio."""
+    query, v, others = steps(2, 0.5)
+    kl = query.scored_step().transition.divergence(v, others["old"])
+    objective, fb = DPPO(float(kl.median())), feedback(2, EPG())
+    log_ratio = query.log_prob(v) - query.log_prob(others["old"])
+    far, further = kl >= objective.gate, fb.advantage * log_ratio > 0
+    assert len(set(zip(far.tolist(), further.tolist(), strict=True))) == 4
+    loss = objective(evaluation(query, v, others, objective), fb)
+    expected = torch.where(far & further, 0.0, -fb.advantage * log_ratio.exp())
+    torch.testing.assert_close(loss.per_sample, expected)
+    assert float(loss.metrics["drop_fraction"]) == pytest.approx(float((far & further).double().mean()))
+    torch.testing.assert_close(loss.metrics["divergence"], kl.mean())
+
+
+def test_guards_clip_holds_rows_and_its_bias_is_the_divergence() -> None:
+    query, v, others = steps(2, 0.5)
+    noise = draws(ROWS, 2, "step").normal(3).double()
+    fb, objective = feedback(2, EPG()), Guard(1e-2)
+    ratio = (-0.1 * (noise * (v - others["old"])).mean(1)).exp()
+    held = (fb.advantage > 0) & (ratio > 1.01) | (fb.advantage < 0) & (ratio < 0.99)
+    assert 0 < int(held.sum()) < ROWS
+    loss = objective(evaluation(query, v, others, objective), fb)
+    assert float(loss.metrics["clip_fraction"]) == pytest.approx(float(held.double().mean()))
+    kl = query.scored_step().transition.divergence(v, others["old"])
+    torch.testing.assert_close(loss.metrics["ratio_bias"], kl.mean())
+    worse = torch.maximum(-fb.advantage * ratio, -fb.advantage * ratio.clamp(0.99, 1.01))
+    torch.testing.assert_close(loss.per_sample, worse / 0.08)
+    slope = gradient(objective, query, v, others, fb)
+    assert torch.equal((slope == 0).all(1), held)
+
+
 @given(seed=seeds)
 def test_guard_on_policy_is_the_policy_gradient_times_std_over_length(seed: int) -> None:
     query, v, _ = steps(seed, 0.0)
