@@ -9,7 +9,7 @@ SWEEP ?= demo
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test check lint smoke plan report bench base clean
+.PHONY: help setup demo test check mutants lint smoke plan report bench base clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -33,6 +33,9 @@ test: setup ## all tests
 
 check: lint ## ruff, mypy, and the tests that take seconds
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
+
+mutants: setup ## plant bugs in the parts, one at a time, and count those that a test finds: many minutes
+	$(BIN)/python -m tests.mutants
 
 lint: setup
 	$(BIN)/ruff format --check .

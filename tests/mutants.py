@@ -73,7 +73,7 @@ class Plugin:
             sys.modules["hypothesis"].settings.load_profile("mutants")
         began = time.monotonic()
         baseline = _baseline(session, self.root, self.tests, sources)
-        print(f'baseline {time.monotonic()-began:.0f} s', flush=True)
+        print(f"baseline {time.monotonic() - began:.0f} s", flush=True)
         for path, source in sources.items():
             for mutant in mutants(path, source):
                 self.found[mutant] = died(session, self.root, mutant, baseline, self.killers)
@@ -81,7 +81,9 @@ class Plugin:
         return True
 
 
-def died(session: pytest.Session, root: Path, mutant: Mutant, baseline: Sequence[Test], killers: Killers) -> bool:
+def died(
+    session: pytest.Session, root: Path, mutant: Mutant, baseline: Sequence[Test], killers: Killers
+) -> bool:
     """Whether a test of those that run the mutated function fails, breaks or no longer ends."""
     first, last = mutant.function or (0, 10**9)
     files: dict[str, dict[str, float]] = {}
@@ -138,7 +140,9 @@ def _run(items: Sequence[pytest.Item]) -> Iterator[tuple[pytest.Item, bool, floa
         yield item, not any(report.failed for report in reports), time.process_time() - began
 
 
-def _baseline(session: pytest.Session, root: Path, tests: Sequence[str], sources: Mapping[str, str]) -> list[Test]:
+def _baseline(
+    session: pytest.Session, root: Path, tests: Sequence[str], sources: Mapping[str, str]
+) -> list[Test]:
     """All tests of the unchanged code, which must pass, with the mutated files' functions each of them runs."""
     paths = {str(root / path): path for path in sources}
     ran: set[Function] = set()
@@ -254,7 +258,9 @@ def preload() -> None:
 def check(root: Path, targets: Sequence[Path], tests: Sequence[str]) -> dict[Mutant, bool]:
     """Every mutant of the target files, with whether it died of the test files."""
     plugin = Plugin(root, targets, tests)
-    absent = [word for name in ("xdist", "cacheprovider", "hypothesispytest") for word in ("-p", f"no:{name}")]
+    absent = [
+        word for name in ("xdist", "cacheprovider", "hypothesispytest") for word in ("-p", f"no:{name}")
+    ]
     quiet = ("-q", "-s", "-W", "ignore", "--no-summary", "--assert=plain", f"--rootdir={root}")
     pytest.main([*quiet, *absent, "-m", "not slow and not gpu", *tests], [plugin])
     return plugin.found

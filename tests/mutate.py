@@ -145,7 +145,9 @@ class _Finder:
         yield from self._visit(self.tree, None)
 
     def _visit(self, node: ast.AST, parent: ast.AST | None) -> Iterator[Edit]:
-        if isinstance(node, ast.JoinedStr | ast.Raise | ast.Assert | ast.Import | ast.ImportFrom | ast.arguments):
+        if isinstance(
+            node, ast.JoinedStr | ast.Raise | ast.Assert | ast.Import | ast.ImportFrom | ast.arguments
+        ):
             return
         if isinstance(parent, ast.ClassDef) and isinstance(node, ast.Assign | ast.AnnAssign):
             return
@@ -248,7 +250,9 @@ class _Finder:
         if isinstance(node, ast.Attribute) and text in ("ev.v", "ev.log_prob"):
             if other := others[node.attr]:
                 yield ROLE, *self.span(node), other
-            if not (isinstance(parent, ast.Attribute) and parent.attr in ("detach", "dtype", "shape", "device")):
+            if not (
+                isinstance(parent, ast.Attribute) and parent.attr in ("detach", "dtype", "shape", "device")
+            ):
                 yield STOP, *self.span(node), f"{text}.detach()"
         if isinstance(node, ast.Subscript) and (kind := re.match(r"ev\.(v|log_prob)_of\[", text)):
             yield ROLE, *self.span(node), f"ev.{kind[1]}"
@@ -264,7 +268,11 @@ class _Finder:
         if isinstance(value, str) and re.fullmatch(r"((v|log_prob):)?(old|ref)", value):
             other = {"old": "ref", "ref": "old"}[value[-3:]]
             yield ROLE, start, end, f'"{value[:-3]}{other}"'
-        if type(value) not in (int, float) or _is_axis(node, parent) or isinstance(parent, ast.Subscript | ast.Slice):
+        if (
+            type(value) not in (int, float)
+            or _is_axis(node, parent)
+            or isinstance(parent, ast.Subscript | ast.Slice)
+        ):
             return
         yield CONSTANT, start, end, repr(2 * value if value else 1)
 

@@ -98,6 +98,21 @@ def test_crd_centres_without_a_gradient(weight_temperature: float | None) -> Non
     assert torch.equal(jacobian, jacobian.diagonal().diag()) and bool((jacobian.diagonal() != 0).all())
 
 
+@given(seed=seeds, distance=distances, weight_temperature=st.floats(0.05, 2))
+def test_crd_with_weights_written_out(seed: int, distance: float, weight_temperature: float) -> None:
+    """Both log-ratio and q less their weighted means, by a softmax of q in each group, and of -q."""
+    query, v, others = off_policy(seed, distance, Uniform())
+    objective = CRD(0.7, weight_temperature=weight_temperature)
+    fb, ev = feedback(seed, objective), evaluation(query, v, others, objective)
+    d, q = (ev.log_prob - ev.log_prob_of["old"]).view(2, 4), fb.advantage.view(2, 4).clamp(-5, 5) / 10 + 0.5
+    errors = []
+    for sign in (1, -1):
+        w = (sign * q / weight_temperature).softmax(1)
+        gap = [x - (w * x).sum(1, keepdim=True) for x in (d, q)]
+        errors.append((0.7 * gap[0] - gap[1]).square().flatten())
+    torch.testing.assert_close(objective(ev, fb).per_sample, BOUND / 0.7 * (errors[0] + errors[1]) / 2)
+
+
 @given(seed=seeds, distance=distances)
 def test_crd_over_the_micro_batch_is_crd_of_one_group(seed: int, distance: float) -> None:
     query, v, others = off_policy(seed, distance)
@@ -162,9 +177,11 @@ def chosen(advantage: Mapping[int, list[float]]) -> tuple[list[float], float]:
     siblings = Siblings(torch.zeros(len(a), 1, 1), a.view(len(advantage), -1)[group])
     query = replace(point(a[:, None], a[:, None], a, Uniform()), log_prob=lambda v: -v[:, 0])
     fb = Feedback(a, a, group, siblings)
-    ev = evaluation(query, torch.ones(len(a), 1).double(), {}, BestOfN())
-    loss = BestOfN()(ev, fb)
-    return loss.per_sample.tolist(), float(loss.metrics["chosen"])
+    v = torch.full((len(a), 1), 3.0, dtype=torch.float64, requires_grad=True)
+    loss = BestOfN()(evaluation(query, v, {}, BestOfN()), fb)
+    weights = torch.autograd.grad(loss.per_sample.sum(), v)[0][:, 0]
+    assert torch.equal(loss.per_sample, 3 * weights)
+    return weights.tolist(), float(loss.metrics["chosen"])
 
 
 def test_best_of_n_takes_the_best_shares_it_and_abstains() -> None:

@@ -57,7 +57,11 @@ def project(tmp_path: Path) -> Path:
 def check(root: Path) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join([str(root), str(Path(__file__).parent)])
     return subprocess.run(
-        [sys.executable, "-c", ASK], cwd=root, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
+        [sys.executable, "-c", ASK],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
     )
 
 

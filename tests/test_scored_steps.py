@@ -65,6 +65,15 @@ def test_dppo_drops_the_published_step_if_it_was_bad(sign: float, dropped: float
     assert float(free.detach()) == pytest.approx(-sign * math.exp(-0.00524862), abs=1e-8)
 
 
+def test_dppo_keeps_a_step_whose_ratio_is_one() -> None:
+    """It goes nowhere, however far the velocities are apart."""
+    query, objective = replace(published_step(), log_prob=lambda v: 0 * v.mean(1)), DPPO(1e-5)
+    ev = evaluation(query, vectors.STEP_OLD + 100, {"old": vectors.STEP_OLD}, objective)
+    for sign in (1.0, -1.0):
+        loss = objective(ev, credit(exactly(sign)))
+        assert float(loss.metrics["drop_fraction"]) == 0 and float(loss.per_sample) == -sign
+
+
 def test_dppo_survives_a_ratio_that_overflows() -> None:
     """Dropped rows have no gradient, not NaN."""
     query = published_step()
