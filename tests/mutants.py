@@ -1,8 +1,8 @@
 """Mutation check: plant every bug of ``mutate`` in every part, one at a time, and see whether a test fails.
 
-``make mutants`` takes all files below; ``python -m tests.mutants objectives/nft --tests published_objectives`` takes
-some. A mutant is tried by the tests that run its function, cheapest first, in a process forked before any
-of the mutated packages was imported. Left out are slow tests and files that launch or train whole runs.
+``make mutants`` takes all; ``python -m tests.mutants objectives/nft --tests objectives`` takes some files, with
+the tests whose file is named so. A mutant is tried by the tests that run its function, cheapest first, in a
+process forked before any mutated package was imported. Left out are slow tests and files that launch runs.
 
 Mutants that no test could ever see stand in tests/equivalent_mutants.yaml with the reason. They are tried
 too: an entry that dies, or is no mutant any more, is an error. Exits with 1 below 95 % in all, or if an
@@ -71,9 +71,7 @@ class Plugin:
         sources = {str(path.relative_to(self.root)): path.read_text() for path in self.targets}
         if "hypothesis" in sys.modules:  # after conftest has loaded its own
             sys.modules["hypothesis"].settings.load_profile("mutants")
-        began = time.monotonic()
         baseline = _baseline(session, self.root, self.tests, sources)
-        print(f"baseline {time.monotonic() - began:.0f} s", flush=True)
         for path, source in sources.items():
             for mutant in mutants(path, source):
                 self.found[mutant] = died(session, self.root, mutant, baseline, self.killers)
@@ -143,7 +141,7 @@ def _run(items: Sequence[pytest.Item]) -> Iterator[tuple[pytest.Item, bool, floa
 def _baseline(
     session: pytest.Session, root: Path, tests: Sequence[str], sources: Mapping[str, str]
 ) -> list[Test]:
-    """All tests of the unchanged code, which must pass, with the mutated files' functions each of them runs."""
+    """All tests on the unchanged code, which must pass, with the functions each of them runs."""
     paths = {str(root / path): path for path in sources}
     ran: set[Function] = set()
 

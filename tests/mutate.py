@@ -274,7 +274,8 @@ class _Finder:
             or isinstance(parent, ast.Subscript | ast.Slice)
         ):
             return
-        yield CONSTANT, start, end, repr(2 * value if value else 1)
+        divisor = isinstance(parent, ast.keyword) and parent.arg == "correction"
+        yield NORM if divisor else CONSTANT, start, end, repr(2 * value if value else 1)
 
 
 def _is_axis(node: ast.AST, parent: ast.AST | None) -> bool:

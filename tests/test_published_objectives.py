@@ -198,6 +198,7 @@ def test_spo_rests_at_the_edge_of_its_clip(log_ratio: float, advantage: float, c
         (lambda: DGPO(0.0, 0.1), "objective.sharpness = 0.0 must be positive"),
         (lambda: DGPO(1.0, 1.0), r"objective.clip = 1.0 must lie in \(0, 1\)"),
         (lambda: Guard(0.0), r"objective.clip = 0.0 must lie in \(0, 1\)"),
+        (lambda: Guard(1.0), r"objective.clip = 1.0 must lie in \(0, 1\)"),
         (lambda: DPPO(0.0), "objective.gate = 0.0 must be positive"),
         (lambda: Hinge(-1.0), "objective.clip = -1.0 must be positive"),
         (lambda: SPO(0.0), "objective.clip = 0.0 must be positive"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -136,6 +137,27 @@ def test_guards_clip_holds_rows_and_its_bias_is_the_divergence() -> None:
     torch.testing.assert_close(loss.per_sample, worse / 0.08)
     slope = gradient(objective, query, v, others, fb)
     assert torch.equal((slope == 0).all(1), held)
+
+
+def test_guard_scales_each_row_by_its_own_std() -> None:
+    """And where draws are averaged, by the mean of theirs."""
+    query, v, others = steps(3, 0.5)
+    step, x_next = query.scored_step(), query.scored_step().transition.mean(query.target)
+    std = torch.linspace(0.2, 0.8, ROWS).double()[:, None]
+    uneven = replace(step.transition, std=std)
+    other = replace(query, log_prob=partial(uneven.log_prob, x_next), step=replace(step, transition=uneven))
+    objective, one = Guard(0.999, reweight=False), credit(-torch.ones(ROWS).double())
+    exponents = []
+    for q, scale in ((query, torch.full((ROWS, 1), 0.4).double()), (other, std)):
+        bias = q.scored_step().transition.divergence(v, others["old"])
+        exponents.append((scale[:, 0], q.log_prob(v) - q.log_prob(others["old"]) + bias))
+        found = objective(evaluation(q, v, others, objective), one).per_sample
+        torch.testing.assert_close(found, (scale[:, 0] * exponents[-1][1]).exp())
+    merged = average([query, other], 2)[0]
+    twice = {role: torch.stack([x, x], 1) for role, x in others.items()}
+    found = objective(evaluation(merged, torch.stack([v, v], 1), twice, objective), one).per_sample
+    scale, log_ratio = (torch.stack(pair).mean(0) for pair in zip(*exponents, strict=True))
+    torch.testing.assert_close(found, (scale * log_ratio).exp())
 
 
 @given(seed=seeds)
