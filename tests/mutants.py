@@ -1,8 +1,8 @@
 """Mutation check: plant every bug of ``mutate`` in every part, one at a time, and see whether a test fails.
 
-``make mutants`` takes all; ``python -m tests.mutants objectives/nft --tests objectives`` takes some files, with
-the tests whose file is named so. A mutant is tried by the tests that run its function, cheapest first, in a
-process forked before any mutated package was imported. Left out are slow tests and files that launch runs.
+``make mutants`` takes all; ``python -m tests.mutants objectives/nft --tests objectives`` takes some files,
+and the tests whose file is named so. A mutant is tried by the tests that run its function, cheapest first, in
+a process forked before any mutated package was imported. Left out are slow tests and files that launch runs.
 
 Mutants that no test could ever see stand in tests/equivalent_mutants.yaml with the reason. They are tried
 too: an entry that dies, or is no mutant any more, is an error. Exits with 1 below 95 % in all, or if an

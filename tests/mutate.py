@@ -151,6 +151,8 @@ class _Finder:
             return
         if isinstance(parent, ast.ClassDef) and isinstance(node, ast.Assign | ast.AnnAssign):
             return
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr) and _is_type(node):
+            return
         yield from self._of(node, parent)
         for name, field in ast.iter_fields(node):
             if name in ("annotation", "returns", "bases", "targets", "type_params"):
@@ -257,7 +259,10 @@ class _Finder:
         if isinstance(node, ast.Subscript) and (kind := re.match(r"ev\.(v|log_prob)_of\[", text)):
             yield ROLE, *self.span(node), f"ev.{kind[1]}"
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in _TWINS:
-            yield ROLE, *self.span(node), _TWINS[node.id]
+            first, last = self.function(node.lineno) or (1, 1)
+            around = self.source[self.starts[first - 1] : self.starts[last]]
+            if re.search(rf"\b{_TWINS[node.id]}\b", around):
+                yield ROLE, *self.span(node), _TWINS[node.id]
 
     def _first(self, pattern: str) -> str | None:
         found = re.search(pattern, self.source)
@@ -276,6 +281,11 @@ class _Finder:
             return
         divisor = isinstance(parent, ast.keyword) and parent.arg == "correction"
         yield NORM if divisor else CONSTANT, start, end, repr(2 * value if value else 1)
+
+
+def _is_type(node: ast.AST) -> bool:
+    """Whether ``int | float`` is a union of types, and not of what is computed."""
+    return any(isinstance(n, ast.Name) and n.id in ("int", "float", "str", "None") for n in ast.walk(node))
 
 
 def _is_axis(node: ast.AST, parent: ast.AST | None) -> bool:
