@@ -15,6 +15,7 @@ from pieces import draws, only, point, sample
 from torch import Tensor
 
 from ablate.contract.errors import UserError
+from ablate.estimators.awm_weights import GeneralizedHuber, Linear
 from ablate.estimators.elbo import ELBO
 from ablate.estimators.times import All, OneTime, Permuted, Stratified, TimeSelection
 from ablate.estimators.weights import Adaptive, AdaptiveVelocity, Likelihood, TSquared, Uniform
@@ -86,7 +87,18 @@ def test_weightings_in_clean_space() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("weigh", [Adaptive(), AdaptiveVelocity(), Uniform(), TSquared(), Likelihood()])
+PERFECT = (
+    Adaptive(),
+    AdaptiveVelocity(),
+    Uniform(),
+    TSquared(),
+    Likelihood(),
+    Linear(),
+    GeneralizedHuber(0.25),
+)
+
+
+@pytest.mark.parametrize("weigh", PERFECT)
 def test_a_perfect_velocity_has_no_gradient(weigh: Any) -> None:
     """Also where the adaptive normaliser would be 0, and at both ends of time."""
     v = vectors.TARGET.clone().requires_grad_()
@@ -188,6 +200,14 @@ def test_permuted_takes_distinct_times_of_the_grid() -> None:
     assert Permuted(1.0)(GRID, draws(2))[1].shape == (2, 10)
 
 
+def test_few_times() -> None:
+    """A tenth of ten times is one, and one time is the same for all rows."""
+    t, k = Permuted(0.1)(GRID, draws(40))
+    assert t.shape == (40, 1) and torch.equal(t, GRID[k].float()) and len(k.unique()) > 1
+    t, k = OneTime(0.8)(GRID, draws(40))
+    assert torch.equal(t, torch.full((40, 1), 0.8)) and torch.equal(k, torch.zeros(40, 1).long())
+
+
 @given(count=st.integers(1, 8), low=st.floats(0, 0.5), high=st.floats(0.6, 1))
 def test_stratified_draws_once_per_part(count: int, low: float, high: float) -> None:
     t, k = Stratified(count, low, high)(GRID, draws(20))
@@ -205,6 +225,7 @@ def test_stratified_draws_once_per_part(count: int, low: float, high: float) -> 
         (lambda: Permuted(0.05)(GRID, draws(1)), "of 10 steps leaves none"),
         (lambda: Stratified(0), "times.count = 0 must be at least 1"),
         (lambda: Stratified(3, 0.5, 0.5), "must satisfy 0 <= low < high <= 1"),
+        (lambda: Stratified(3, 0.5, 1.1), "must satisfy 0 <= low < high <= 1"),
         (lambda: Stratified(3, -0.1, 0.5), "must satisfy 0 <= low < high <= 1"),
         (lambda: OneTime(0.0), "times.t = 0.0 must lie in"),
         (lambda: OneTime(1.2), "times.t = 1.2 must lie in"),

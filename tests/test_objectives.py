@@ -224,6 +224,12 @@ def test_a_clipped_ratio_takes_the_worse_branch(
     assert float(metrics["clip_fraction"]) == float(left)
 
 
+@pytest.mark.parametrize("make", [GRPO, AWM])
+def test_clip_fraction_is_a_share_of_the_rows(make: Callable[[float], Objective]) -> None:
+    log_ratio, advantage = (torch.tensor(x).double() for x in ([0.5, -0.5, 0.0, 0.5], [1.0, 1.0, 1.0, -1.0]))
+    assert float(by_ratio(make(0.1), log_ratio, advantage)[2]["clip_fraction"]) == 0.25
+
+
 @given(advantage=numbers)
 def test_losses_at_ratio_one(advantage: float) -> None:
     """-A for GRPO, A^2/2 for PAR; and the slope is -A for all."""

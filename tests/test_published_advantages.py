@@ -80,6 +80,8 @@ def test_exponential_credit_is_linear_when_hot() -> None:
     values, group = labelled([0.0, 1.0, 2.0, 5.0, 3.0, 3.0, 4.0, 9.0])
     hot = Exponential(1e4)(values, group) * 1e4
     torch.testing.assert_close(hot, ZScoreGlobal(floor=1e-9)(values, group), rtol=1e-2, atol=1e-2)
+    unit = Exponential(1e4, standardize=True)(values, group)  # its deviation, 1e-4, counts as 1e-2
+    torch.testing.assert_close(unit, hot / 1e4 / 1e-2)
 
 
 def test_best_and_worst_share_among_equals() -> None:

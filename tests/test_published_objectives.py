@@ -206,7 +206,9 @@ def test_spo_rests_at_the_edge_of_its_clip(log_ratio: float, advantage: float, c
         (lambda: RWR(1.0, math.nan), "max_weight = nan must be positive"),
         (lambda: VelocityMatching("ref", 0.0), "objective.multiplier = 0.0 must be positive"),
         (lambda: GeneralizedHuber(0.0), r"weighting.power = 0.0 must lie in \(0, 1\]"),
+        (lambda: GeneralizedHuber(1.1), r"weighting.power = 1.1 must lie in \(0, 1\]"),
         (lambda: GeneralizedHuber(0.5, 0.0), "weighting.floor = 0.0 and scale"),
+        (lambda: GeneralizedHuber(0.5, scale=0.0), "floor = 1e-10 and scale = 0.0 must be positive"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(make: Callable[[], object], message: str) -> None:
