@@ -68,10 +68,16 @@ class Plugin:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> bool:
-        sources = {str(path.relative_to(self.root)): path.read_text() for path in self.targets}
         if "hypothesis" in sys.modules:  # after conftest has loaded its own
             sys.modules["hypothesis"].settings.load_profile("mutants")
+        sources = {str(path.relative_to(self.root)): path.read_text() for path in self.targets}
+        if early := [path for path in sources if _module(path) in sys.modules]:
+            pytest.exit(f"error: {early} were imported before any mutant of them could be", 1)
         baseline = _baseline(session, self.root, self.tests, sources)
+        for path in sorted({path for test in baseline for path, _ in test.ran})[:1]:
+            nothing = Mutant(path, 1, "nothing", "", "", sources[path], None)
+            if died(session, self.root, nothing, baseline, Counter()):
+                pytest.exit(f"error: {path} fails although nothing was planted in it", 1)
         for path, source in sources.items():
             for mutant in mutants(path, source):
                 self.found[mutant] = died(session, self.root, mutant, baseline, self.killers)
@@ -110,13 +116,15 @@ def died(
     return False
 
 
+def _module(path: str) -> str:
+    return path.removesuffix(".py").replace("/", ".")
+
+
 class _Planted(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     """Imports one module from a mutant's source."""
 
     def __init__(self, root: Path, mutant: Mutant) -> None:
-        self.name = mutant.path.removesuffix(".py").replace("/", ".")
-        self.file, self.source = str(root / mutant.path), mutant.source
-        assert self.name not in sys.modules, f"{self.name} was imported before its mutants"
+        self.name, self.file, self.source = _module(mutant.path), str(root / mutant.path), mutant.source
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
         if fullname != self.name:
@@ -162,7 +170,7 @@ def _baseline(
         code, found = _in_child(work, 3600)
         failing = [name for name, _, passed, *_ in found if not passed]
         if code or failing:
-            raise SystemExit(f"error: {file} fails on the unchanged code {failing}; mend that first")
+            pytest.exit(f"error: {file} fails on the unchanged code {failing}; mend that first", 1)
         rows += found
     return [
         Test(name, file, seconds, frozenset((path, line) for path, line in touched))
@@ -196,6 +204,8 @@ def _in_child(work: Callable[[Callable[[object], None]], None], cpu: float) -> t
 def show(path: str, found: Mapping[Mutant, bool]) -> None:
     """A row of the table, and the survivors."""
     alive = [mutant for mutant, dead in found.items() if not dead]
+    if not found:
+        return
     print(f"{path:42s} {len(found):5d} {len(found) - len(alive):5d} {len(alive):5d}", flush=True)
     for mutant in alive:
         print(f"  {mutant}", flush=True)
