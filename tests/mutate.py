@@ -60,6 +60,7 @@ _NAMED = {  # a plain name that is called
 _TWINS = {"t": "t_next", "t_next": "t", "better": "worse", "worse": "better"}
 _REDUCED = {"mean", "sum", "std", "amax", "unbind"}
 _RESHAPED = {"view", "flatten", "expand", "transpose", "stack", "reshape"}  # their numbers are axes
+_META = {"dtype", "shape", "device", "dim"}  # of these all roles' velocities have the same
 Edit = tuple[str, int, int, str]  # operator, first and last offset, new text
 
 
@@ -249,12 +250,11 @@ class _Finder:
     def _role(self, node: ast.Attribute | ast.Name | ast.Subscript, parent: ast.AST | None) -> Iterator[Edit]:
         text = self.text(node)
         others = {kind: self._first(rf"ev\.{kind}_of\[[^]]*\]") for kind in ("v", "log_prob")}
-        if isinstance(node, ast.Attribute) and text in ("ev.v", "ev.log_prob"):
+        attribute = parent.attr if isinstance(parent, ast.Attribute) else ""
+        if isinstance(node, ast.Attribute) and text in ("ev.v", "ev.log_prob") and attribute not in _META:
             if other := others[node.attr]:
                 yield ROLE, *self.span(node), other
-            if not (
-                isinstance(parent, ast.Attribute) and parent.attr in ("detach", "dtype", "shape", "device")
-            ):
+            if attribute != "detach":
                 yield STOP, *self.span(node), f"{text}.detach()"
         if isinstance(node, ast.Subscript) and (kind := re.match(r"ev\.(v|log_prob)_of\[", text)):
             yield ROLE, *self.span(node), f"ev.{kind[1]}"
