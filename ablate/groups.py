@@ -38,6 +38,13 @@ def group_max(values: Tensor, group: Tensor) -> Tensor:
     return best[member]
 
 
+def group_rows_mean(rows: Tensor, group: Tensor, index: Tensor) -> Tensor:
+    """Mean of ``rows`` [N,*D] over the groups of the samples ``index`` [B]: [B,*D]."""
+    alike = (group[index, None] == group).to(rows)
+    mean: Tensor = alike @ rows.flatten(1) / alike.sum(1, keepdim=True)
+    return mean.view_as(rows[index])
+
+
 def zero_std_share(values: Tensor, group: Tensor) -> float:
     """Share of groups whose rewards are all equal: they teach nothing."""
     std = group_std(values.double(), group)
@@ -65,8 +72,10 @@ def _credit(feedback: Feedback, rows: Tensor, k: Tensor) -> Tensor:
 
 
 def siblings(feedback: Feedback, rollout: Rollout, index: Tensor, k: Tensor) -> Siblings:
-    """The members of each row's group, with their credit at the row's step ``k`` [B]."""
-    members = [(rollout.group == label).nonzero().squeeze(1) for label in rollout.group[index].tolist()]
-    rows = torch.stack(members)  # raises if groups differ in size, which batches never makes
+    """The members of each row's group, itself first, with their credit at the row's step ``k`` [B]."""
+    alike = rollout.group[index, None] == rollout.group
+    alike[torch.arange(len(index), device=index.device), index] = False
+    others = [row.nonzero().squeeze(1) for row in alike]
+    rows = torch.cat([index[:, None], torch.stack(others)], 1)  # raises if groups differ in size
     credit = [_credit(feedback, row, step.expand(len(row))) for row, step in zip(rows, k, strict=True)]
     return Siblings(rollout.x0[rows], torch.stack(credit))

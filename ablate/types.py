@@ -204,7 +204,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Siblings:
-    """All endpoints and advantages of each row's group: ``x0`` [B,G,*D], ``advantage`` [B,G]."""
+    """All endpoints and advantages of each row's group, the row itself first.
+
+    ``x0`` [B,G,*D], ``advantage`` [B,G].
+    """
 
     x0: Tensor
     advantage: Tensor

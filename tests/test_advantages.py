@@ -189,7 +189,7 @@ def rollout() -> Rollout:
 
 @pytest.mark.parametrize("scope", ["sample", "siblings", "group"])
 def test_feedback_of_a_micro_batch(rollout: Rollout, scope: Any) -> None:
-    """Rows in the order of the index; siblings, only where asked for, from outside the micro-batch too."""
+    """Rows in the order of the index; siblings, only where asked for, the row first, then all the others."""
     feedback = Feedback(10 + torch.arange(6.0), torch.arange(6.0) / 10, rollout.group)
     index = torch.tensor([5, 1])
     found = feedback_of(feedback, rollout, index, torch.zeros(2).long(), scope)
@@ -197,8 +197,8 @@ def test_feedback_of_a_micro_batch(rollout: Rollout, scope: Any) -> None:
     torch.testing.assert_close(found.advantage, torch.tensor([0.5, 0.1]))
     assert (found.siblings is not None) == (scope == "siblings")
     if found.siblings is not None:
-        assert found.siblings.x0[:, :, 0].tolist() == [[3, 4, 5], [0, 1, 2]]
-        torch.testing.assert_close(found.siblings.advantage, torch.tensor([[0.3, 0.4, 0.5], [0.0, 0.1, 0.2]]))
+        assert found.siblings.x0[:, :, 0].tolist() == [[5, 3, 4], [1, 0, 2]]
+        torch.testing.assert_close(found.siblings.advantage, torch.tensor([[0.5, 0.3, 0.4], [0.1, 0.0, 0.2]]))
 
 
 def test_credit_per_step_is_read_at_the_querys_step(rollout: Rollout) -> None:
@@ -209,4 +209,4 @@ def test_credit_per_step_is_read_at_the_querys_step(rollout: Rollout) -> None:
     found = feedback_of(feedback, rollout, index, k, "siblings")
     assert torch.equal(found.advantage, torch.stack([by_step[5, 9], by_step[1, 3]]))
     assert found.siblings is not None
-    assert torch.equal(found.siblings.advantage, torch.stack([by_step[3:6, 9], by_step[0:3, 3]]))
+    assert torch.equal(found.siblings.advantage, torch.stack([by_step[[5, 3, 4], 9], by_step[[1, 0, 2], 3]]))

@@ -10,25 +10,26 @@ from typing import Any
 import pytest
 import torch
 import vectors
-from awkward import FiniteDifference, GroupDirection
 from hypothesis import given
 from hypothesis import strategies as st
 from learning import Lesson
 from pieces import credit, draws, evaluation, gradient, point, sample
 
 from ablate.estimators.elbo import ELBO
+from ablate.estimators.finite_difference import FiniteDifference
 from ablate.estimators.times import Stratified
 from ablate.estimators.trajectory import Trajectory
 from ablate.estimators.weights import Adaptive
-from ablate.networks import evaluate
 from ablate.objectives.best_of_n import BestOfN
 from ablate.objectives.crd import CRD
 from ablate.objectives.dgpo import DGPO
 from ablate.objectives.dppo import DPPO
 from ablate.objectives.epg import EPG
+from ablate.objectives.group_direction import GroupDirection
 from ablate.objectives.grpo import GRPO
 from ablate.objectives.guard import Guard
 from ablate.objectives.nft import NFT
+from ablate.objectives.sibling_weights import Equal, Kernel, Median
 from ablate.objectives.spo import SPO
 from ablate.objectives.velocity_matching import VelocityMatching
 from ablate.parts import Parts
@@ -37,7 +38,7 @@ from ablate.samplers.ode import EulerODE
 from ablate.samplers.sde import FlowSDE
 from ablate.settings import BatchSizes
 from ablate.starts.noise import Noise
-from ablate.types import Feedback, Query, Rollout, Siblings
+from ablate.types import Feedback, Rollout
 
 Make = Callable[..., Any]
 ODE = EulerODE(10, Double(3.0))
@@ -58,8 +59,9 @@ METHODS = {
     "ram": (VelocityMatching("ref", 3.0), FIVE, (1, 3, 6)),
     "best of n": (BestOfN(), FIVE, (1, 3, 6)),
     "spo": (SPO(0.03), FINITE, (1, 3, 6)),
-    "group direction": (GroupDirection(0.3, 1.0), FIVE, (1, 3, 6)),
-    "group covariance": (GroupDirection(0.3), FIVE, (1, 3, 6)),
+    "kernel direction": (GroupDirection(Kernel(1.0), 0.3), FIVE, (1, 3, 6)),
+    "group covariance": (GroupDirection(Equal(), 0.3), FIVE, (1, 3, 6)),
+    "pairwise": (GroupDirection(Median(), 1.0, "none", quadratic="signed"), FIVE, (1, 3, 6)),
 }
 each_method = pytest.mark.parametrize("method", METHODS)
 
@@ -139,7 +141,7 @@ def test_crd_is_a_loss_over_whole_groups(base: Parts, compose: Make) -> None:
         replace(base, objective=CRD(0.7)).check(batch, "ema")
     batch = BatchSizes(**(compose()["batch"] | {"draws": 3}))
     with pytest.raises(ValueError, match=r"batch.draws = 3 must be 1: GroupDirection"):
-        replace(base, objective=GroupDirection(1.0)).check(batch, "ema")
+        replace(base, objective=GroupDirection(Equal(), 1.0)).check(batch, "ema")
 
 
 @given(a=st.floats(-2, 2).filter(lambda a: abs(a) > 1e-3), clip=st.floats(0.01, 0.5))
@@ -153,90 +155,3 @@ def test_spo_rests_at_its_clip(a: float, clip: float) -> None:
         )
         loss = SPO(clip)(ev, credit(torch.tensor([a], dtype=torch.float64))).per_sample
         assert float(torch.autograd.grad(loss.sum(), score)[0]) == pytest.approx(expected, abs=1e-9)
-
-
-def exactly(rollout: Rollout) -> Rollout:
-    """In fp64: where a pair ends in nearly one point, n is large and fp32 loses it."""
-    assert rollout.path is not None and rollout.path.v is not None
-    path = replace(rollout.path, x=rollout.path.x.double(), v=rollout.path.v.double())
-    return replace(rollout, x0=rollout.x0.double(), path=path)
-
-
-def test_finite_differences(policy: Any) -> None:
-    """On pairs the gradient in v at v = v_old is 2 dR n / D, on every stored step; old costs no forward."""
-    rollout = exactly(sample(policy, ODE, Noise(0.0706), keep="states", groups=4, size=2))
-    pairs = rollout.x0.view(4, 2, 2)
-    dx = ((pairs - pairs.flip(1)) / 2).flatten(0, 1)
-    n = dx / (dx.square().mean(1, keepdim=True) + 1e-6)
-    difference = torch.tensor([0.3, -0.3, -1.0, 1.0, 0.0, 0.0, 2.0, -2.0]).double()
-    queries = FINITE.queries(rollout, torch.arange(8), draws(8))
-    assert [int(query.k[0]) for query in queries] == list(range(10))
-    assert rollout.path is not None and rollout.path.v is not None
-    for k, query in enumerate(queries):
-        v = rollout.path.v[:, k].clone().requires_grad_()
-        ev = replace(evaluation(query, v, {}, EPG(ratio=False)), log_prob_of={"old": query.known["old"]})
-        loss = SPO(0.03)(ev, credit(difference)).per_sample
-        found = torch.autograd.grad(loss.sum(), v)[0]
-        torch.testing.assert_close(found, 2 * difference[:, None] * n / 2)
-
-
-def test_finite_differences_cost_one_forward(policy: Any) -> None:
-    """What old answered was stored when it drew: theta alone runs, at a log-ratio of 0."""
-    rollout = sample(policy, ODE, Noise(0.3), keep="states", groups=4, size=2)
-    query = FINITE.queries(rollout, torch.arange(8), draws(8))[3]
-    before = policy.forwards
-    ev = evaluate(policy, query, SPO(0.03).uses)
-    assert policy.forwards - before == 8
-    torch.testing.assert_close(ev.log_prob, ev.log_prob_of["old"], rtol=1e-5, atol=1e-5)
-
-
-def test_a_pair_is_a_group_of_two(policy: Any) -> None:
-    """FDFO's step and the group covariance of the same pair are parallel: both are dR dx."""
-    rollout = exactly(sample(policy, ODE, Noise(0.0706), keep="states", groups=4, size=2))
-    difference = torch.tensor([0.3, -0.3, -1.0, 1.0, 0.5, -0.5, 2.0, -2.0]).double()
-    query = FINITE.queries(rollout, torch.arange(8), draws(8))[4]
-    assert rollout.path is not None and rollout.path.v is not None
-    v = rollout.path.v[:, 4]
-    siblings = Siblings(
-        rollout.x0.view(4, 2, 2).repeat_interleave(2, 0), difference.view(4, 2).repeat_interleave(2, 0)
-    )
-    fb = replace(credit(difference), siblings=siblings)
-    direction = gradient(GroupDirection(0.1), query, v, {"old": v}, fb)
-    step = gradient(SPO(0.03), query, v, {"old": v}, fb)
-    cosine = torch.nn.functional.cosine_similarity(direction, step)
-    torch.testing.assert_close(cosine, torch.ones(8).double())
-
-
-def family(size: int) -> tuple[Query, Siblings]:
-    x0, a = draws(6, "siblings").normal(size, 3).double(), draws(6, "a").normal(size).double()
-    t = (0.3 + 0.6 * draws(6, "t").uniform()).double()
-    query = point(x0[:, 0], draws(6, "eps").normal(3).double(), t, Adaptive())
-    return query, Siblings(x0, a)
-
-
-def test_kernel_direction_is_the_gradient_of_the_smoothed_advantage() -> None:
-    """At bandwidth 1: ``grad sum_j w_j(x_t) A_j = (1 - t)/t^2 C``, and the same by siblings' velocities."""
-    query, siblings = family(5)
-    x_t = query.x_t.clone().requires_grad_()
-    c, w = GroupDirection(1.0, 1.0).direction(replace(query, x_t=x_t), siblings)
-    smoothed = (w * siblings.advantage).sum(1)
-    expected = torch.autograd.grad(smoothed.sum(), x_t)[0]
-    t = query.t[:, None]
-    torch.testing.assert_close((1 - t) / t.square() * c.detach(), expected)
-    velocities = (query.x_t[:, None] - siblings.x0) / t[:, None]
-    centred = w * (siblings.advantage - smoothed[:, None])
-    by_velocity = -(1 - t) / t * (centred[..., None] * velocities).sum(1)
-    torch.testing.assert_close(by_velocity.detach(), expected)
-
-
-def test_without_a_bandwidth_it_is_the_covariance() -> None:
-    query, siblings = family(5)
-    c, w = GroupDirection(1.0).direction(query, siblings)
-    torch.testing.assert_close(w, torch.full((6, 5), 0.2).double())
-    x0, a = siblings.x0, siblings.advantage
-    covariance = ((a - a.mean(1, keepdim=True))[..., None] * (x0 - x0.mean(1, keepdim=True))).mean(1)
-    torch.testing.assert_close(c, covariance)
-    query, siblings = family(2)
-    c, _ = GroupDirection(1.0).direction(query, siblings)
-    halves = [(z[:, 0] - z[:, 1]) / 2 for z in (siblings.advantage, siblings.x0)]
-    torch.testing.assert_close(c, halves[0][:, None] * halves[1])

@@ -55,13 +55,13 @@ def declared_forwards(lab: train.Lab) -> int:
     """Per iteration: one forward a step; per query, theta and every declared role not known."""
     parts, samples = lab.parts, lab.batch.prompts * lab.batch.group_size
     uses = parts.objective.uses | parts.regularizer.uses
-    free = {f"log_prob:{parts.snapshots.rollout}"} if lab.learner.keep == "transitions" else set()
+    free = {f"log_prob:{parts.snapshots.rollout}"} if lab.learner.keep != "x0" else set()
     networks = 1 + len({use.split(":")[1] for use in uses - free})
     steps, estimator = parts.sampler.num_steps, parts.estimator
     if isinstance(estimator, ELBO):
         queries = estimator.times(parts.sampler.times(), Key().rows(torch.arange(1)))[0].shape[1]
     else:
-        queries = steps - 1  # every transition but the last
+        queries = steps - (lab.learner.keep == "transitions")  # every transition but the last, or every state
     return samples * (network_calls(parts.sampler) + networks * queries)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ablate.contract.errors import UserError
 from ablate.estimators.awm_weights import GeneralizedHuber, Linear
 from ablate.estimators.elbo import ELBO
+from ablate.estimators.finite_difference import FiniteDifference
 from ablate.estimators.times import All, OneTime, Permuted, Stratified, TimeSelection
 from ablate.estimators.weights import Adaptive, AdaptiveVelocity, Likelihood, TSquared, Uniform
 from ablate.networks import evaluate
@@ -279,7 +280,9 @@ def test_a_query_can_be_had_again(
     whole = estimator.queries(rollout, torch.arange(ROWS), draws(ROWS))
     for index in (torch.arange(ROWS), torch.tensor([5]), torch.tensor([11, 0, 4, 7])):
         again = estimator.queries(rollout, index, draws(ROWS).rows(rollout.sample[index]))
-        bare = estimator.queries(only(rollout, index), torch.arange(len(index)), draws(ROWS).rows(index))
+        bare = again
+        if not isinstance(estimator, FiniteDifference):  # which reads a row's siblings
+            bare = estimator.queries(only(rollout, index), torch.arange(len(index)), draws(ROWS).rows(index))
         for one, two, three in zip(whole, again, bare, strict=True):
             for name in ("x_t", "t", "k", "target"):
                 assert torch.equal(vars(one)[name][index], vars(two)[name])
