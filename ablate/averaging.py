@@ -55,8 +55,15 @@ def _merge_steps(steps: Sequence[ScoredStep]) -> ScoredStep | None:
         c1x=torch.stack([s.transition.c1x for s in steps], 1),
         c2=torch.stack([s.transition.c2 for s in steps], 1),
         std=torch.stack([s.transition.std for s in steps], 1),
+        scale=_stack([s.transition.scale for s in steps]),
     )
     return ScoredStep(merged, torch.stack([s.length for s in steps]).mean(0))
+
+
+def _stack(scales: Sequence[Tensor | float]) -> Tensor | float:
+    """[B,draws,1,..]; a number where no profile scales the steps."""
+    given = [scale for scale in scales if isinstance(scale, Tensor)]
+    return torch.stack(given, 1) if given else 1.0
 
 
 def _mean_known(parts: Sequence[Query]) -> Mapping[str, Tensor]:

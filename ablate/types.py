@@ -48,28 +48,30 @@ class Transition:
         c2: factor of the velocity [B,1,..].
         std: standard deviation [B,1,..], > 0 where the step is scored.
         normal: whether a draw is scored by its density; if not, by minus its squared distance to the mean.
+        scale: factor of ``log_prob`` [B,1,..]; a temporal profile sets it.
     """
 
     c1x: Tensor
     c2: Tensor
     std: Tensor
     normal: bool = True
+    scale: Tensor | float = 1.0
 
     def mean(self, v: Tensor) -> Tensor:
         """``c1 x + c2 v`` [B,*D]."""
         return self.c1x + self.c2 * v
 
     def log_prob(self, x_next: Tensor, v: Tensor) -> Tensor:
-        """``log N(x_next; c1 x + c2 v, std^2)`` in nats per dimension -> [B].
+        """``log N(x_next; c1 x + c2 v, std^2)`` in nats per dimension, times ``scale`` -> [B].
 
         If not ``normal``: ``-mean (x_next - c1 x - c2 v)^2``, that of std^2 = 1/2 but for a constant.
         """
         error = x_next - self.mean(v)
         if not self.normal:
-            return -error.square().flatten(1).mean(1)
+            return -(self.scale * error.square()).flatten(1).mean(1)
         residual = error / self.std
         density = -0.5 * residual.square() - self.std.log() - HALF_LOG_TWO_PI
-        return density.flatten(1).mean(1)
+        return (self.scale * density).flatten(1).mean(1)
 
     def target(self, x_next: Tensor) -> Tensor:
         """The velocity under which ``x_next`` is the mean: ``(x_next - c1 x) / c2`` [B,*D]."""
@@ -82,10 +84,17 @@ class Transition:
     def divergence(self, v: Tensor, other: Tensor) -> Tensor:
         """KL of the steps under two velocities, ``mean (c2 (v - other))^2 / (2 std^2)`` per dimension [B].
 
-        If not ``normal``: without the variance, as ``log_prob`` is.
+        If not ``normal``: without the variance, as ``log_prob`` is. In nats, whatever ``scale``.
         """
+        return self._divergence(v, other).flatten(1).mean(1)
+
+    def bias(self, v: Tensor, other: Tensor) -> Tensor:
+        """Mean of ``log_prob`` under ``other`` less that under v over the draws of ``other``: [B], >= 0."""
+        return (self.scale * self._divergence(v, other)).flatten(1).mean(1)
+
+    def _divergence(self, v: Tensor, other: Tensor) -> Tensor:
         square = (self.c2 * (v - other)).square()
-        return (square / (2 * self.std.square()) if self.normal else square).flatten(1).mean(1)
+        return square / (2 * self.std.square()) if self.normal else square
 
 
 HALF_LOG_TWO_PI = 0.9189385332046727

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from ablate.contract.errors import IncompatibleRun
+from ablate.estimators.profile import Profile
 from ablate.key import Draws
 from ablate.protocols import HasTransition, Sampler
+from ablate.samplers.gaussian import column
 from ablate.types import Keep, Query, Rollout, ScoredStep
 
 
@@ -25,6 +27,7 @@ class Trajectory:
     Attributes:
         sampler: draws and scores; this estimator has no formula of its own.
         fraction: share of the scored steps to train on, chosen at random per sample (DanceGRPO: 0.6).
+        profile: how much each step counts; None leaves it to the density (Flow-GRPO).
 
     Raises:
         IncompatibleRun: the sampler's steps have no density.
@@ -32,6 +35,7 @@ class Trajectory:
 
     sampler: Sampler
     fraction: float = 1.0
+    profile: Profile | None = None
     keep: ClassVar[Keep] = "transitions"
 
     def __post_init__(self) -> None:
@@ -63,13 +67,20 @@ class Trajectory:
         transition = sampler.transition(x, k)
         times = sampler.times()
         t, t_next = (times[step.cpu()].to(x.device, torch.float32) for step in (k, k + 1))
+        step, known = ScoredStep(transition, t - t_next), path.log_prob[index, s]
+        gain: Tensor | float = 1.0
+        if self.profile is not None:
+            inside, gain = self.profile.inside(step), self.profile.outside(step)
+            step = replace(step, transition=replace(transition, scale=column(inside, x)))
+            known = inside * known
         return Query(
             x_t=x,
             t=t,
             k=k,
             cond={name: value[index] for name, value in rollout.cond.items()},
             target=transition.target(x_next),
-            log_prob=partial(transition.log_prob, x_next),
-            known={rollout.drawn_by: path.log_prob[index, s]},
-            step=ScoredStep(transition, t - t_next),
+            log_prob=partial(step.transition.log_prob, x_next),
+            known={rollout.drawn_by: known},
+            gain=gain,
+            step=step,
         )

@@ -39,7 +39,7 @@ class Guard:
 
     def __call__(self, ev: Evaluation, fb: Feedback) -> Loss:
         step = ev.query.scored_step()
-        bias = step.transition.divergence(ev.v, ev.v_of["old"])
+        bias = step.transition.bias(ev.v, ev.v_of["old"])
         std = step.transition.std.flatten(1).mean(1)
         ratio = (std * (ev.log_prob - ev.log_prob_of["old"] + bias)).exp()
         free = -fb.advantage * ratio
