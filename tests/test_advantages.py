@@ -14,7 +14,7 @@ from pieces import draws
 from torch import Tensor
 
 from ablate.advantages.centered import Centered
-from ablate.advantages.zscore import ZScoreGlobal, ZScoreGroup
+from ablate.advantages.zscore import ZScoreGlobal, ZScoreGroup, ZScorePooled
 from ablate.groups import batches, feedback_of, group_max, group_mean, group_std, group_sum, zero_std_share
 from ablate.types import Feedback, Rollout
 
@@ -24,12 +24,21 @@ scores = st.floats(-100, 100, width=32)
 rewards_of = st.integers(1, 5).flatmap(lambda g: st.lists(scores, min_size=SIZE * g, max_size=SIZE * g))
 
 
-NOT_CENTRED = {"positive_only", "negative_only", "one_only", "binary"}  # reshaped, element by element
+NOT_CENTRED = {  # reshaped, element by element
+    "positive_only",
+    "negative_only",
+    "one_only",
+    "binary",
+    "power",
+    "softplus",
+    "clipped",
+}
 NOT_BY_SIZE = {
     "exponential",
     "best_worst",
     "mixgrpo",
     "gdpo",
+    "quasi_norm",
     *NOT_CENTRED,
 }  # no clip and no scale of their own
 
@@ -127,6 +136,8 @@ def test_against_numpy(rewards: list[float]) -> None:
     over_all = np.clip(centred / (table.std() + 1e-4), -5, 5)
     np.testing.assert_allclose(ZScoreGroup()(values, group), by_group.ravel(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(ZScoreGlobal()(values, group), over_all.ravel(), rtol=1e-5, atol=1e-6)
+    pooled = np.clip(centred / (np.sqrt((centred**2).mean()) + 1e-4), -5, 5)
+    np.testing.assert_allclose(ZScorePooled()(values, group), pooled.ravel(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(Centered(0.1)(values, group), 0.1 * centred.ravel(), rtol=1e-5, atol=1e-6)
 
 
@@ -146,7 +157,7 @@ def test_wider_rewards_weigh_more_globally_but_not_by_group() -> None:
     assert float(over_all[3] / over_all[1]) == pytest.approx(10)
 
 
-@pytest.mark.parametrize("make", [ZScoreGroup, ZScoreGlobal, Centered])
+@pytest.mark.parametrize("make", [ZScoreGroup, ZScoreGlobal, ZScorePooled, Centered])
 @pytest.mark.parametrize("field", ["scale", "clip"])
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
 def test_numbers_that_are_not_positive_are_refused(make: Make, field: str, value: float) -> None:

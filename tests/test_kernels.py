@@ -135,6 +135,23 @@ def test_churn_is_cps(gamma: float) -> None:
     same(vp(Churn(gamma)).coefficients(k), vp(CPS(level)).coefficients(k), within=1e-9)
 
 
+@given(gamma=st.floats(1e-3, 5.0), t=st.floats(0.2, 1.0), share=st.floats(0.05, 0.95))
+def test_churn_is_an_overshoot_made_good(gamma: float, t: float, share: float) -> None:
+    """FDFO: Euler to ``q = t'/(1 + gamma - gamma t')``, divide by ``1 + gamma q``, add what noise lacks."""
+    t_next, x, v = share * t, scalar(0.5), scalar(0.3)
+    q = t_next / (1 + gamma - gamma * t_next)
+    shrunk = (x + (q - t) * v) / (1 + gamma * q)
+    rho = float(Churn(gamma)(torch.tensor([t, t_next], dtype=F64), torch.tensor([0])))
+    clean, noise = x - t * v, x + (1 - t) * v
+    torch.testing.assert_close(shrunk, (1 - t_next) * clean + t_next * rho * noise)
+
+
+def test_pairs_start_as_churned_noise(part: Callable[..., Any]) -> None:
+    rho = part("sampler", "churn").rho
+    spread = math.sqrt(1 - float(rho(GRID(10), torch.tensor([0]))) ** 2)
+    assert part("start", "pairs").spread == pytest.approx(spread, abs=5e-5)
+
+
 def test_dmd_draws_all_noise_anew() -> None:
     """``x' ~ N((1 - t') x0_hat, t'^2)``, and CPS at level 1 is the same."""
     sampler, x, v = vp(Renoise(), 4), scalar(0.5), scalar(0.3)

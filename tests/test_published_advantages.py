@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ from torch import Tensor
 from ablate.advantages.best_worst import BestWorst
 from ablate.advantages.exponential import Exponential
 from ablate.advantages.per_reward import PerReward
+from ablate.advantages.quasi_norm import QuasiNorm
+from ablate.advantages.reshaped import Clipped, Power, Softplus
 from ablate.advantages.zscore import ZScoreGlobal, ZScoreGroup
 from ablate.distributed import Distributed
 from ablate.judge import judge
@@ -84,6 +87,49 @@ def test_exponential_credit_is_linear_when_hot() -> None:
     torch.testing.assert_close(unit, hot / 1e4 / 1e-2)
 
 
+@given(rewards=rewards_of, power=st.floats(0.3, 3))
+def test_quasi_norm(rewards: list[float], power: float) -> None:
+    """a_i / (sum |a|^p)^(1/p) of the centred rewards; power 2 is the z-score over sqrt(G)."""
+    values, group = labelled(rewards)
+    table = np.array(rewards, dtype=np.float64).reshape(-1, SIZE)
+    centred = table - table.mean(1, keepdims=True)
+    norm = (np.abs(centred) ** power).sum(1, keepdims=True) ** (1 / power)
+    expected = (0.5 * centred / np.maximum(norm, 1e-6)).ravel()
+    np.testing.assert_allclose(QuasiNorm(power, 0.5)(values, group), expected, rtol=1e-4, atol=1e-5)
+    assume(float(table.std(1).min()) > 0.1)
+    score = ZScoreGroup(clip=1e9, floor=1e-12)(values, group) / SIZE**0.5
+    torch.testing.assert_close(QuasiNorm(2.0)(values, group), score, rtol=1e-4, atol=1e-5)
+
+
+def test_a_small_power_damps_groups_without_an_outlier() -> None:
+    values, group = labelled([0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    best = [QuasiNorm(p)(values, group).view(2, SIZE).amax(1) for p in (2.0, 0.8)]
+    assert float(best[1][1] / best[1][0]) < float(best[0][1] / best[0][0]) < 1
+
+
+@given(rewards=rewards_of)
+def test_ram_does_not_clip(part: Make, rewards: list[float]) -> None:
+    values, group = labelled([*rewards[1:], 1e4])
+    assert torch.equal(part("advantage", "ram")(values, group), ZScoreGlobal(clip=1e9)(values, group))
+    far = part("advantage", "ram")(torch.tensor([0.0] * 63 + [1.0]), torch.zeros(64).long())
+    assert float(far.max()) > 5
+
+
+@given(rewards=rewards_of)
+def test_increasing_maps_of_credit(part: Make, rewards: list[float]) -> None:
+    values, group = labelled(rewards)
+    base = ZScoreGlobal()(values, group)
+    maps = {
+        "power": lambda a: math.copysign(math.sqrt(abs(a)), a),
+        "softplus": lambda a: 2 * (math.log1p(math.exp(a)) - math.log(2)),
+        "clipped": lambda a: min(max(a, -1.0), 5.0),
+    }
+    for name, expected in maps.items():
+        found = part("advantage", name)(values, group)
+        np.testing.assert_allclose(found, [expected(a) for a in base.tolist()], rtol=1e-5, atol=1e-6)
+        assert (found[base.argsort()].diff() >= 0).all()
+
+
 def test_best_and_worst_share_among_equals() -> None:
     values, group = labelled([0.0, 1.0, 2.0, 5.0, 3.0, 3.0, 4.0, 4.0, 7.0, 7.0, 7.0, 7.0])
     found = BestWorst()(values, group)
@@ -150,7 +196,25 @@ class TwoRewards:
         return {"a": images[:, 0], "idle": images[:, 1] ** 2, "b": -0.01 * images[:, 0]}
 
 
-@pytest.mark.parametrize("make", [Exponential, lambda floor: PerReward(ZScoreGroup(), floor=floor)])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Power(0.0), "reshape.exponent = 0.0 must be positive"),
+        (lambda: Softplus(-1.0), "reshape.temperature = -1.0 must be positive"),
+        (lambda: Clipped(0.5, 1.0), "reshape.low = 0.5 and high = 1.0"),
+        (lambda: Clipped(0.0, 0.0), "reshape.low = 0.0 and high = 0.0"),
+        (lambda: QuasiNorm(0.0), "advantage.power = 0.0 must be positive"),
+        (lambda: QuasiNorm(scale=math.nan), "advantage.scale = nan must be positive"),
+    ],
+)
+def test_maps_that_cannot_work_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make", [Exponential, QuasiNorm, lambda floor: PerReward(ZScoreGroup(), floor=floor)]
+)
 def test_a_floor_must_be_positive(make: Make) -> None:
     with pytest.raises(ValueError, match="floor = 0.0"):
         make(floor=0.0)

@@ -18,6 +18,7 @@ from ablate.averaging import average
 from ablate.estimators.weights import Adaptive, Uniform
 from ablate.protocols import Regularizer
 from ablate.regularizers.girsanov import Girsanov
+from ablate.regularizers.norm_hinge import NormHinge
 from ablate.regularizers.path_kl import PathKL
 from ablate.regularizers.ratio_kl import RatioKL, k1, k2, k3
 from ablate.regularizers.reward_adaptive import RewardAdaptive, raw_reward, squashed_advantage
@@ -253,3 +254,29 @@ def test_terms_are_changed_removed_and_added_by_override(parts: Make) -> None:
         f"+regularizer.terms.near={added}",
     )
     assert found.regularizer == Sum({"base": Girsanov(0.5), "near": Girsanov(2.0, "old")})
+
+
+@given(length=st.floats(0.1, 3), slack=st.floats(0, 0.5), seed=st.integers(0, 10**6))
+def test_norm_hinge(length: float, slack: float, seed: int) -> None:
+    """Silent up to (1 + slack) of the role's norm, then its slope is along v and of one size."""
+    ref = torch.randn(2, 4, generator=torch.Generator().manual_seed(seed)).double()
+    turned = ref.roll(1, 1)
+    v = (length * turned).requires_grad_()
+    hinge = NormHinge(0.3, slack=slack)
+    penalty = hinge(evaluation(QUERY, v, {"ref": ref}, hinge), NOBODY)
+    norm = ref.square().mean(1).sqrt()
+    excess = max(0.0, length - 1 - slack)
+    torch.testing.assert_close(penalty, 0.3 * excess * norm)
+    slope = torch.autograd.grad(penalty.sum(), v)[0]
+    beyond = length > 1 + slack
+    torch.testing.assert_close(slope, beyond * 0.3 * turned / norm[:, None] / 4)
+    at_zero = torch.zeros(2, 4).double().requires_grad_()
+    penalty = hinge(evaluation(QUERY, at_zero, {"ref": ref}, hinge), NOBODY)
+    assert torch.autograd.grad(penalty.sum(), at_zero)[0].isfinite().all()
+
+
+def test_norm_hinge_refuses() -> None:
+    with pytest.raises(ValueError, match="kl_coef = 0.0 must be positive"):
+        NormHinge(0.0)
+    with pytest.raises(ValueError, match="slack = -0.1 must be 0 or more"):
+        NormHinge(0.1, slack=-0.1)
