@@ -53,7 +53,9 @@ def calls_of(lab: Lab) -> list[Call]:
         return call
 
     policy.velocity = recording  # type: ignore[method-assign]
-    iterate(lab, Progress(), Clock(lab.distributed))
+    iterate(
+        lab, Progress(iteration=1), Clock(lab.distributed)
+    )  # the first one has the preflight's calls, too
     policy.velocity = original  # type: ignore[method-assign]
     return calls
 

@@ -12,6 +12,7 @@ from ablate.contract.compat import TAGS
 from ablate.contract.errors import UserError
 from ablate.distributed import Distributed
 from ablate.parts import Parts
+from ablate.preflight.preflight import Preflight
 from ablate.protocols import Learner, Policy, Sampler
 from ablate.settings import BatchSizes, Budget, EvaluationSettings, OptimizerSettings
 
@@ -28,9 +29,8 @@ def make(node: Config, **runtime: Any) -> Any:
     Raises:
         UserError: the part refuses its settings, or does not exist.
     """
-    plain = {key: value for key, value in node.items() if key not in TAGS}
     try:
-        return hydra.utils.instantiate(plain, _convert_="all", _partial_=True)(**runtime)
+        return hydra.utils.instantiate(_untagged(node), _convert_="all", _partial_=True)(**runtime)
     except InstantiationException as error:
         cause = error.__cause__ or error
         raise UserError(f"{node['_target_']}: {str(cause).splitlines()[0]}") from error
@@ -38,6 +38,14 @@ def make(node: Config, **runtime: Any) -> Any:
         raise UserError(f"{node['_target_']}: {error}; see the fields in its yaml under conf/") from error
     except ValueError as error:  # a part's own refusal, in its own words
         raise error if isinstance(error, UserError) else UserError(str(error)) from error
+
+
+def _untagged(node: Any) -> Any:
+    """The node without the tags of any part in it, at whatever depth."""
+    if isinstance(node, Mapping):
+        tags = TAGS if "_target_" in node else ()
+        return {key: _untagged(value) for key, value in node.items() if key not in tags}
+    return [_untagged(value) for value in node] if isinstance(node, list) else node
 
 
 def light(config: Config) -> Parts:
@@ -102,3 +110,7 @@ def learner(config: Config, parts: Parts, network: Policy, distributed: Distribu
         optimizer=settings(OptimizerSettings, config["optimizer"]),
     )
     return cast(Learner, built)
+
+
+def preflight(config: Config) -> Preflight:
+    return cast(Preflight, make(config["preflight"]))

@@ -18,13 +18,15 @@ from ablate.evaluate import Evaluator
 from ablate.judge import judge
 from ablate.key import Key
 from ablate.parts import Parts
+from ablate.preflight.preflight import Preflight
+from ablate.preflight.trial import Trial
 from ablate.progress import ProgressLine
 from ablate.prompt_order import prompt_slots
 from ablate.protocols import Learner, Policy
 from ablate.record import Recorder
 from ablate.rollout import Request, collect
 from ablate.settings import BatchSizes, Budget
-from ablate.types import Prompt
+from ablate.types import Feedback, Prompt, Rollout
 
 _STATE_EVERY_S = 1.0
 
@@ -51,6 +53,8 @@ class Lab:
     evaluator: Evaluator
     batch: BatchSizes
     budget: Budget
+    preflight: Preflight
+    promises: frozenset[str]
     checkpoint_every: int
     distributed: Distributed
 
@@ -109,6 +113,8 @@ def iterate(lab: Lab, now: Progress, clock: Clock) -> tuple[Progress, dict[str, 
             chunk=batch.rollout,
             distributed=distributed,
         )
+    if now.iteration == 0:
+        forwards += _preflight(lab, rollout, feedback, key.of("update"))
     with clock.phase("update"):
         row |= lab.learner.update(rollout, feedback, key.of("update"))
     seconds = clock.close_iteration()
@@ -134,6 +140,23 @@ def _request(lab: Lab, iteration: int) -> tuple[list[Prompt], Request]:
     prompts = [train[slot] for slot in slots for _ in range(batch.group_size)]
     role = lab.parts.snapshots.rollout
     return prompts, Request(role, group, sample, lab.learner.keep, batch.rollout)
+
+
+def _preflight(lab: Lab, rollout: Rollout, feedback: Feedback, key: Key) -> int:
+    """The checks before the first update; their forwards, and their seconds, are none of the method's."""
+    before = lab.policy.forwards
+    trial = Trial(
+        parts=lab.parts,
+        policy=lab.policy,
+        batch=lab.batch,
+        distributed=lab.distributed,
+        promises=lab.promises,
+        rollout=rollout,
+        feedback=feedback,
+        key=key,
+    )
+    lab.preflight(trial, lab.run)
+    return lab.policy.forwards - before
 
 
 def _where(lab: Lab, now: Progress) -> dict[str, Any]:

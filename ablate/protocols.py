@@ -97,6 +97,14 @@ class Regularizer(Protocol):
     def __call__(self, ev: Evaluation, fb: Feedback) -> Tensor: ...
 
 
+@runtime_checkable
+class HasTerms(Protocol):
+    """A Regularizer that is the sum of others."""
+
+    @property
+    def terms(self) -> Mapping[str, Regularizer]: ...
+
+
 class AdvantageFn(Protocol):
     """Rewards of all processes to credit."""
 
@@ -149,9 +157,13 @@ class Policy(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> Cond: ...
 
-    def decode(self, x0: Tensor) -> Tensor: ...
+    def decode(self, x0: Tensor) -> Tensor:
+        """Images [n,C,H,W] in [0,1]; what has another number of axes is no image."""
 
     def velocity(self, role: Role) -> Velocity: ...
+
+    def guidance(self, role: Role) -> float:
+        """The role's classifier-free guidance scale; 1 is none."""
 
     @property
     def forwards(self) -> int:

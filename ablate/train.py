@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ablate import build
+from ablate.contract import compat
 from ablate.contract.errors import UserError
 from ablate.contract.rundir import RunDir
 from ablate.distributed import Distributed
@@ -66,6 +67,8 @@ def assemble(directory: RunDir, config: Mapping[str, Any], distributed: Distribu
         evaluator=Evaluator(settings, sampler, parts.prompts, parts.reward, distributed),
         batch=build.batch_sizes(config),
         budget=build.budget(config),
+        preflight=build.preflight(config),
+        promises=compat.promises(config),
         checkpoint_every=int(config["checkpoint"]["every_iterations"]),
         distributed=distributed,
     )

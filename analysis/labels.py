@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from ablate.contract import rundir
 from ablate.contract.rundir import NOT_IDENTITY
 from analysis.load import flatten
 
@@ -16,7 +17,7 @@ UNSET: Final = "None"  # how a group without a choice is recorded
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The flat config that makes an arm: all that changes what is learned, but the seed."""
-    return flatten({key: value for key, value in config.items() if key not in (*NOT_IDENTITY, "seed")})
+    return flatten({key: value for key, value in rundir.identity(config).items() if key != "seed"})
 
 
 def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -37,7 +38,8 @@ def label_arms(choices: Sequence[Mapping[str, str]], configs: Sequence[Mapping[s
     different = differing(choices)
     groups = [group for group in FIRST if group in different] or list(AXES)
     labels = [JOIN.join(chosen[group] for group in groups if group in chosen) for chosen in choices]
-    others = [{group: option for group, option in chosen.items() if group not in FIRST} for chosen in choices]
+    told = (*FIRST, *NOT_IDENTITY)
+    others = [{group: option for group, option in chosen.items() if group not in told} for chosen in choices]
     return _told_apart(_told_apart(labels, others), configs)
 
 

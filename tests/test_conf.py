@@ -13,8 +13,13 @@ import pytest
 import yaml
 from running import CONF
 
+from ablate.contract.compat import TAGS
+
 ROOT = CONF.parent
-PACKAGES = {"policy": "policies", "prompts": "prompts", "snapshots": "snapshots"}  # whose plural is not an s
+PACKAGES = {
+    "policy": "policies",
+    **{name: name for name in ("prompts", "snapshots", "preflight")},
+}  # whose plural is not an s
 PARTS = sorted(
     path
     for group in CONF.iterdir()
@@ -56,7 +61,7 @@ def test_fields_are_the_constructors_and_all_are_spelled_out(path: Path) -> None
         if not inspect.isclass(made):
             continue
         names = set(inspect.signature(made).parameters)
-        given = set(node) - {"_target_", "requires", "provides"}
+        given = set(node) - {"_target_", *TAGS}
         assert given <= names, f"{node['_target_']} has no field {given - names}"
         if dataclasses.is_dataclass(made):
             runtime = {"sampler"} if path.parent.name == "estimator" else set()

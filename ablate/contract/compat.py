@@ -1,7 +1,8 @@
 """Which parts fit together, told from the composed config alone. No torch and no list of parts here.
 
 A part's yaml says what it ``requires`` of the others and what it ``provides`` to them. A run fits when every
-requirement is provided by some chosen part, and when its sizes divide.
+requirement is provided by some chosen part, and when its sizes divide. What it ``promises`` of itself, the
+preflight checks.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Any
 
 import yaml
 
-TAGS = ("requires", "provides")
+from ablate.contract.rundir import PROMISES
+
+TAGS = ("requires", "provides", PROMISES)
 COUNTS = (
     "batch.prompts",
     "batch.group_size",
@@ -51,12 +54,28 @@ def _parts(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {group: node for group, node in config.items() if isinstance(node, Mapping) and "_target_" in node}
 
 
+def promises(config: Mapping[str, Any]) -> frozenset[str]:
+    """What the run's parts promise; not what a part within them does: a reshaped z-score is not centred."""
+    return frozenset(tag for node in _parts(config).values() for tag in node.get(PROMISES, ()))
+
+
+def _required(node: object) -> Iterator[str]:
+    """What a part requires, and the parts within it."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield from node.get("requires", ())
+        node = list(node.values())
+    if isinstance(node, list):
+        for inner in node:
+            yield from _required(inner)
+
+
 def _tag_problems(config: Mapping[str, Any], choices: Mapping[str, str], conf: Path) -> Iterator[str]:
     parts = _parts(config)
-    provided = {tag for node in parts.values() for tag in node.get("provides", ())}
+    given = {tag for node in parts.values() for tag in node.get("provides", ())}
     for group, node in parts.items():
-        for tag in node.get("requires", ()):
-            if tag in provided:
+        for tag in dict.fromkeys(_required(node)):
+            if tag in given:
                 continue
             cures = providers(conf, tag)
             candidates = sorted({cure.split("=")[0] for cure in cures})

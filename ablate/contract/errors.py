@@ -9,5 +9,9 @@ class IncompatibleRun(UserError):
     """A run that cannot exist, refused before anything expensive starts."""
 
 
+class FailedPreflight(UserError):
+    """A check before the first update failed; nothing was trained."""
+
+
 class DivergedRun(UserError):
     """A reward, loss or gradient that is not finite; what was recorded before stays."""

@@ -4,6 +4,7 @@ config.yaml     the resolved config; the run reads this and never composes again
 overrides.txt   every command line that asked for this run
 commit.txt      code version and package versions at submission
 state.json      state, pid, host, iteration, last error line
+preflight.json  what was checked before the first update, and what was found
 metrics.jsonl   one row per iteration      eval.jsonl   one row per evaluation
 images/         sample grids               checkpoints/ latest.ckpt
 log.txt         output of the process, when a launcher started it
@@ -31,15 +32,26 @@ import yaml
 from ablate.contract.errors import UserError
 from ablate.contract.keys import ITERATION
 
-NOT_IDENTITY = ("resources", "logging", "paths", "sweep", "hydra", "choices")
+NOT_IDENTITY = ("resources", "logging", "paths", "sweep", "hydra", "choices", "preflight")
+PROMISES = "promises"  # a tag of a part, which cannot change what is learned either
 Row = dict[str, Any]
 _TAIL_BYTES = 1 << 20  # more than any row
 
 
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved config without the keys that cannot change what is learned."""
+    return {key: _unpromised(value) for key, value in config.items() if key not in NOT_IDENTITY}
+
+
+def _unpromised(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _unpromised(value) for key, value in node.items() if key != PROMISES}
+    return node
+
+
 def signature(config: Mapping[str, Any]) -> str:
     """8 hex digits naming a resolved config, without the keys that cannot change what is learned."""
-    identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -68,6 +80,10 @@ class RunDir:
     @property
     def state(self) -> Path:
         return self.root / "state.json"
+
+    @property
+    def preflight(self) -> Path:
+        return self.root / "preflight.json"
 
     @property
     def metrics(self) -> Path:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ablate.averaging import average
 from ablate.contract import keys
-from ablate.contract.errors import DivergedRun, IncompatibleRun
+from ablate.contract.errors import DivergedRun
 from ablate.distributed import Distributed
 from ablate.groups import batches, feedback_of
 from ablate.key import Key
@@ -20,8 +20,6 @@ from ablate.parts import Parts
 from ablate.protocols import Policy
 from ablate.settings import BatchSizes, OptimizerSettings
 from ablate.types import Evaluation, Feedback, Keep, Query, Rollout
-
-_ON_POLICY = 1e-3  # nats per dimension; before any update every role that draws still is theta
 
 
 class DefaultLearner:
@@ -71,8 +69,6 @@ class DefaultLearner:
         for query in queries:
             credit = feedback_of(feedback, rollout, index, query.k, self._parts.objective.scope)
             ev = evaluate(self._policy, query, self._uses)
-            if self._step == 0:
-                _check_on_policy(ev, rollout.drawn_by)
             loss = self._loss(ev, credit, query, log)
             (loss.sum() / (share * len(queries))).backward()  # type: ignore[no-untyped-call]
 
@@ -129,16 +125,3 @@ class _Log:
         stacked = {name: torch.stack(values) for name, values in self._values.items()}
         peaks = {name: float(values.max()) for name, values in stacked.items() if name.endswith("max")}
         return {name: float(values.mean()) for name, values in stacked.items() if name not in peaks}, peaks
-
-
-def _check_on_policy(ev: Evaluation, drawn_by: str) -> None:
-    """Before the first update theta is what drew, so every ratio to the drawing role must be 1."""
-    if drawn_by not in ev.log_prob_of:
-        return
-    worst = float((ev.log_prob - ev.log_prob_of[drawn_by]).detach().abs().max())
-    if not worst <= _ON_POLICY:
-        raise IncompatibleRun(
-            f"|log ratio| to '{drawn_by}' is {worst:.2g} before any update "
-            f"(at most {_ON_POLICY} is rounding): "
-            "rollout and update disagree; give their roles one guidance, dtype and schedule"
-        )

@@ -32,7 +32,7 @@ class Backbone(Protocol):
         """Conditioning, batch first; "" is the null prompt of classifier-free guidance."""
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Samples as the reward wants them."""
+        """Samples as the reward wants them; images are [n,C,H,W] in [0,1]."""
 
     def to(self, device: torch.device) -> Backbone: ...
 
@@ -90,9 +90,12 @@ class RolePolicy:
         with torch.no_grad():
             return self._backbone.decode(x0)
 
+    def guidance(self, role: Role) -> float:
+        return self._guidance.get(role, 1.0)
+
     def velocity(self, role: Role) -> Velocity:
         """The role's velocity field, guidance applied; gradients flow through theta alone."""
-        scale = self._guidance.get(role, 1.0)
+        scale = self.guidance(role)
 
         def field(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
             with torch.set_grad_enabled(torch.is_grad_enabled() and role == "theta"):
