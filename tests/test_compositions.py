@@ -21,6 +21,8 @@ from ablate.estimators.elbo import ELBO
 from ablate.key import Key
 from ablate.loop import train as run_loop
 from ablate.record import Recorder
+from ablate.regularizers.sum import Sum
+from ablate.regularizers.transition_kl import TransitionKL
 from runners.compose import Cell, composing
 
 SIZES = (
@@ -100,6 +102,22 @@ def test_a_missing_tag_is_noticed(tmp_path: Path) -> None:
     assert not compat.problems(untagged, made.choices, CONF)
     with pytest.raises(ValueError, match="density"):
         build.light(untagged)
+
+
+def test_a_part_within_a_part_says_what_it_requires() -> None:
+    """A term of a sum is refused as it would be alone, and built without its tags where it fits."""
+    alone = cell(("regularizer=transition_kl", "estimator=trajectory", "sampler=sde"))
+    term = alone.config["regularizer"]
+    assert term["requires"] == ["scored_step"]
+    added = cell(("regularizer=sum",))
+    terms = added.config["regularizer"]["terms"] | {"step": term}
+    regularizer = added.config["regularizer"] | {"terms": terms}
+    (reason,) = compat.problems(added.config | {"regularizer": regularizer}, added.choices, CONF)
+    assert "regularizer=sum requires 'scored_step'" in reason and "estimator=trajectory" in reason
+    fitting = alone.config | {"regularizer": regularizer}
+    assert not compat.problems(fitting, alone.choices, CONF)
+    built = build.light(fitting).regularizer
+    assert isinstance(built, Sum) and isinstance(built.terms["step"], TransitionKL)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from ablate.preflight.trial import Trial
 from ablate.snapshots.snapshots import Follower, Snapshots, Turn
 from ablate.types import Role
 
-_ROWS = 16
+_ROWS = 8
 _HORIZON = 1000  # optimizer steps over which a schedule is searched
 _TOLERANCE = 0.25  # a lag in weights is one in velocity to first order; mistakes are off by 1/2 and more
 _TURNS: tuple[Turn, Turn] = ("step", "iteration")
@@ -54,9 +54,9 @@ def _apart(trial: Trial) -> Iterator[_Lag]:
     """Nobody moves because theta does: neither as built, nor after a copy. Leaves all roles moved."""
     policy, roles = trial.policy, trial.parts.snapshots.roles
     for when in ("as theta moves", "as theta moves after a copy"):
-        before = _ask(trial)
+        before = _ask(trial, ("theta", "ref", *roles))
         trial.nudge()
-        after = _ask(trial)
+        after = _ask(trial, ("theta", "ref", *roles))
         unit = (after["theta"] - before["theta"]).norm()
         for role in (*roles, "ref"):
             yield _Lag(role, when, 1 - float((after[role] - before[role]).norm() / unit), 1.0)
@@ -68,17 +68,17 @@ def _followed(trial: Trial, state: Mapping[str, Tensor]) -> Iterator[_Lag]:
     """What ``follow`` does at the optimizer steps that matter, against the same sums done on lags."""
     policy, snapshots = trial.policy, trial.parts.snapshots
     policy.load_state_dict(state)
-    start = _ask(trial)
+    start = _ask(trial, snapshots.roles)
     trial.nudge()
     for role in snapshots.roles:
         policy.blend(role, "theta", 0.0)
-    copied = _ask(trial)
+    copied = _ask(trial, snapshots.roles)
     for step in sorted({step for follower in snapshots.roles.values() for step in _steps(follower)}):
         policy.load_state_dict(state)
         trial.nudge()
         for turn in _TURNS:
             snapshots.follow(policy, step, turn)
-        now = _ask(trial)
+        now = _ask(trial, snapshots.roles)
         for role, wanted in _expected(snapshots, step).items():
             way = start[role] - copied[role]
             found = float(((now[role] - copied[role]) * way).sum() / way.square().sum())
@@ -104,10 +104,10 @@ def _expected(snapshots: Snapshots, step: int) -> dict[Role, float]:
     return {role: lag[role] for role in snapshots.roles}
 
 
-def _ask(trial: Trial) -> dict[Role, Tensor]:
-    """Every role's velocity at a few samples, half-way, fp64."""
+def _ask(trial: Trial, roles: Iterable[Role]) -> dict[Role, Tensor]:
+    """The roles' velocities at a few samples, half-way, fp64."""
     rows, rollout = trial.rows[:_ROWS], trial.rollout
     cond = {name: value[rows] for name, value in rollout.cond.items()}
-    x, roles = rollout.x0[rows], ("theta", "ref", *trial.parts.snapshots.roles)
+    x = rollout.x0[rows]
     t = torch.full((len(x),), 0.5, device=x.device)
     return {role: trial.policy.velocity(role)(x, t, cond).double() for role in roles}
