@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from awkward import Branch, BranchCredit
-from running import TINY, config, in_child, outcome, prepare, same, wait
+from flying import SIZES, SMALL_SHAPES, Patch, failed, fly, looked_at, nothing, processes, scores
+from running import TINY, config
 from torch import Tensor
 
 import ablate.advantages.zscore as zscore
 from ablate import train
-from ablate.contract.compat import promises
-from ablate.contract.errors import DivergedRun, FailedPreflight
-from ablate.contract.rundir import RunDir, read_rows, signature
-from ablate.distributed import Distributed
+from ablate.contract.errors import DivergedRun
+from ablate.contract.rundir import RunDir
 from ablate.estimators.trajectory import Trajectory
 from ablate.loop import Lab
 from ablate.loop import train as run_loop
@@ -30,63 +26,9 @@ from ablate.objectives.optimality import optimality
 from ablate.policies.policy import RolePolicy
 from ablate.policies.roles import FullCopies
 from ablate.policies.shapes import Shapes
-from ablate.preflight.finding import Finding, absent
-from ablate.preflight.preflight import CHECKS, Preflight, _agreed
 from ablate.regularizers.girsanov import Girsanov
 from ablate.regularizers.sum import Sum
-from ablate.rewards.mixture2d import Mixture2DReward
 from ablate.types import Evaluation, Feedback, Loss
-
-SIZES = (
-    *("batch.prompts=4", "batch.group_size=8", "batch.micro=8", "budget.iterations=1"),
-    *("optimizer.lr=1.0e-5", "evaluation.sampler.num_steps=2"),
-)
-SMALL_SHAPES = ("policy=shapes", "batch.prompts=2", "batch.group_size=4", "batch.micro=4", "batch.rollout=4")
-Patch = pytest.MonkeyPatch
-Change = Callable[[Lab], Lab]
-
-
-@cache
-def processes() -> Distributed:
-    return Distributed(gpus=0)
-
-
-def unchanged(lab: Lab) -> Lab:
-    return lab
-
-
-def fly(root: Path, *overrides: str, change: Change = unchanged) -> dict[str, Any]:
-    """preflight.json of a run that trains one iteration, or none; FailedPreflight is its caller's."""
-    lab = change(train.assemble(RunDir(root), config(*TINY, *SIZES, *overrides), processes()))
-    with suppress(FailedPreflight):
-        run_loop(replace(lab, evaluator=_nothing), None, lambda: False)  # type: ignore[arg-type]
-    return dict(json.loads(lab.run.preflight.read_text()))
-
-
-class _Nothing:
-    """An evaluator that looks at nothing."""
-
-    class settings:
-        @staticmethod
-        def due(*args: object) -> bool:
-            return False
-
-    def __call__(self, *args: object) -> dict[str, object]:
-        return {}
-
-
-_nothing = _Nothing()
-
-
-def failed(record: Mapping[str, Any]) -> list[str]:
-    assert record["passed"] == all(check["ok"] for check in record["checks"])
-    assert all(check["cure"] for check in record["checks"] if not check["ok"])
-    return [check["name"] for check in record["checks"] if not check["ok"]]
-
-
-def looked_at(record: Mapping[str, Any]) -> set[str]:
-    return {check["name"] for check in record["checks"] if check["number"] is not None}
-
 
 ALL = {"reward_spread", "advantage_centred", "guidance", "on_policy", "snapshot_lag", "contrast"} | {
     "objective_gradient",
@@ -265,30 +207,23 @@ def test_advantage_centred_on_the_batch(tmp_path: Path, monkeypatch: Patch) -> N
     assert failed(fly(tmp_path, "advantage=zscore_group")) == ["advantage_centred"]
 
 
-def _scores(patch: Patch, value: float) -> None:
-    def call(self: Mixture2DReward, images: Tensor, prompts: object) -> dict[str, Tensor]:
-        return {"near": torch.full((len(images),), value)}
-
-    patch.setattr(Mixture2DReward, "__call__", call)
-
-
 @pytest.mark.parametrize("value", [0.0, 0.1])
 def test_constant_reward(value: float, tmp_path: Path, monkeypatch: Patch) -> None:
-    _scores(monkeypatch, value)
+    scores(monkeypatch, value)
     assert failed(fly(tmp_path)) == ["reward_spread"]
 
 
 def test_a_few_equal_rewards_may_be_chance(tmp_path: Path, monkeypatch: Patch) -> None:
-    _scores(monkeypatch, 0.0)
+    scores(monkeypatch, 0.0)
     assert failed(fly(tmp_path, "batch.prompts=2")) == []
 
 
 def test_reward_that_is_not_finite(tmp_path: Path, monkeypatch: Patch) -> None:
     """Before the preflight, and whatever it is told: no advantage follows from it."""
-    _scores(monkeypatch, float("nan"))
+    scores(monkeypatch, float("nan"))
     lab = train.assemble(RunDir(tmp_path), config(*TINY, *SIZES, "preflight=warn"), processes())
     with pytest.raises(DivergedRun, match="reward 'near' is nan"):
-        run_loop(replace(lab, evaluator=_nothing), None, lambda: False)  # type: ignore[arg-type]
+        run_loop(replace(lab, evaluator=nothing), None, lambda: False)  # type: ignore[arg-type]
 
 
 def test_images(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -310,101 +245,3 @@ def test_images(tmp_path: Path, monkeypatch: Patch) -> None:
 )
 def test_guidance_of_two_fields(overrides: tuple[str, ...], names: list[str] | None, tmp_path: Path) -> None:
     assert failed(fly(tmp_path, *overrides)) == (names or ["guidance", "on_policy"])
-
-
-def test_strict_ends_the_run_with_its_reason(tmp_path: Path, monkeypatch: Patch) -> None:
-    _scores(monkeypatch, 0.0)
-    directory = prepare(tmp_path, *SIZES)
-    assert wait(in_child(lambda: train.run(directory))) == 1
-    state = directory.read_state()
-    assert state["state"] == "failed"
-    for word in (
-        "FailedPreflight: preflight reward_spread",
-        "is 0, it must be",
-        "raise batch",
-        "preflight=warn",
-    ):
-        assert word in state["error"]
-    assert not json.loads(directory.preflight.read_text())["passed"]
-    assert read_rows(directory.metrics) == [] and not directory.checkpoint.exists()
-
-
-def test_warn_tells_and_goes_on(
-    tmp_path: Path, monkeypatch: Patch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """In the same run directory: it cannot change what is learned."""
-    _scores(monkeypatch, 0.0)
-    strict, directory = prepare(tmp_path, *SIZES), prepare(tmp_path, *SIZES, "preflight=warn")
-    assert strict == directory
-    record = fly(directory.root, "preflight=warn")
-    assert failed(record) == ["reward_spread"] and not record["strict"]
-    out, err = capfd.readouterr()
-    assert "preflight 8 of 9 checks passed" in out and len(out.splitlines()) == 1
-    (line,) = err.splitlines()
-    assert "warning: preflight reward_spread" in line and "raise batch" in line
-    assert directory.checkpoint.exists()
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ("objective=grpo", "estimator=trajectory", "sampler=sde", "batch.updates=2"),
-        ("objective=nft", "policy.tuning=lora", "snapshots=crd"),
-    ],
-)
-def test_it_changes_no_bit(overrides: tuple[str, ...], tmp_path: Path, monkeypatch: Patch) -> None:
-    """Weights, optimiser, rows, evaluations and counted forwards are those of a run without."""
-    length = (*SIZES, "budget.iterations=2", *overrides)
-    checked, bare = prepare(tmp_path / "checked", *length), prepare(tmp_path / "bare", *length)
-    assert wait(in_child(lambda: train.run(checked))) == 0
-    monkeypatch.setattr(Preflight, "__call__", lambda *args: None)
-    assert wait(in_child(lambda: train.run(bare))) == 0
-    assert checked.preflight.exists() and not bare.preflight.exists()
-    assert same(outcome(checked), outcome(bare))
-
-
-def test_checks_leave_the_run_as_it_was(tmp_path: Path) -> None:
-    lab = train.assemble(RunDir(tmp_path), config(*TINY, *SIZES), processes())
-    seen: list[bool] = []
-
-    def compared(check: Callable[..., Finding]) -> Callable[..., Finding]:
-        def call(trial: Any) -> Finding:
-            before, noise = lab.policy.state_dict(), torch.get_rng_state()
-            finding = check(trial)
-            seen.append(same(lab.policy.state_dict(), before) and torch.equal(torch.get_rng_state(), noise))
-            assert all(parameter.grad is None for parameter in lab.policy.parameters())
-            return finding
-
-        return call
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ablate.preflight.preflight.CHECKS", [compared(check) for check in CHECKS])
-        run_loop(replace(lab, evaluator=_nothing), None, lambda: False)  # type: ignore[arg-type]
-    assert seen == [True] * len(CHECKS)
-
-
-def test_processes_agree() -> None:
-    """A failure on any process is one on all; a number beats none."""
-    good, bad = Finding("a", "x", 1.0, "", True, ""), Finding("a", "x", 0.0, "above 0", False, "mend it")
-
-    class Everyone:
-        def __init__(self, *others: Finding) -> None:
-            self.others = others
-
-        def gather_objects(self, items: list[Any]) -> list[Any]:
-            return [*items, *([other] for other in self.others)]
-
-    for mine, others, told in (
-        (good, [bad], bad),
-        (bad, [good], bad),
-        (absent("a", "x"), [good], good),
-        (absent("a", "x"), [absent("a", "x")], absent("a", "x")),
-    ):
-        assert _agreed([mine], Everyone(*others)) == [told]  # type: ignore[arg-type]
-
-
-def test_what_is_checked_is_no_part_of_what_is_learned() -> None:
-    plain = config(*TINY)
-    silent = plain | {"advantage": {k: v for k, v in plain["advantage"].items() if k != "promises"}}
-    assert signature(plain) == signature(silent) == signature(config(*TINY, "preflight=warn"))
-    assert promises(plain) == {"centred"} and promises(config(*TINY, "advantage=binary")) == set()
