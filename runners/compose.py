@@ -227,6 +227,8 @@ def _keys(tree: Tree, prefix: str = "") -> Iterator[str]:
 def _check_value(override: Override, defaults: Tree, config: Tree) -> None:
     """Compare the kind of a value with that of the default it replaces; 1 for a float is stored as 1.0.
 
+    A part may take a list for a number, one for each step; its constructor knows.
+
     Raises:
         UserError: the kinds differ.
     """
@@ -239,6 +241,9 @@ def _check_value(override: Override, defaults: Tree, config: Tree) -> None:
     if _kind(old[last]) == "a number" and _kind(new[last]) == "a whole number":
         new[last] = float(new[last])
     kind = _kind(old[last])
+    in_a_part = any("_target_" in node for node in _above(defaults, key))
+    if kind == "a number" and in_a_part and _kind(new[last]) == "a list":
+        return
     if _kind(new[last]) != kind:
         raise UserError(f"{_text(override)}: {key} must be {kind}, as in {key}={json.dumps(old[last])}")
 

@@ -1,0 +1,1 @@
+"""``python -m ablate.equivalences``: which cells of a grid take the same step, before any is paid for."""
