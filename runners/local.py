@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from runners import process, submit, view
+from runners import equal, process, submit, view
 from runners.machine import Machine, Seat, this_machine
 from runners.plan import Run, plan
 from runners.submit import Fate
@@ -30,10 +30,11 @@ COLUMNS = ("run", "cell", "state", "iteration", "reward", "device_h", "note")
 
 
 class LocalLauncher(Launcher):
-    """Hydra's door to ``launch``."""
+    """Hydra's door to ``launch``; ``equivalences`` is as in conf/hydra/launcher."""
 
-    def __init__(self) -> None:
+    def __init__(self, equivalences: int) -> None:
         self.asked: list[str] = []
+        self.equivalences = equivalences
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remember the command line; cells run from their snapshots, so Hydra's task function is not used."""
@@ -41,7 +42,7 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the cells and return nothing: what became of them is in their directories."""
-        failed = launch(self.asked, job_overrides)
+        failed = launch(self.asked, job_overrides, self.equivalences)
         if failed:
             raise SystemExit(1)
         return []
@@ -65,8 +66,11 @@ class Job:
         return (self.run.signature, self.label, self.state, *progress, self.note)
 
 
-def launch(asked: Sequence[str], cells: Sequence[Sequence[str]]) -> list[Job]:
+def launch(asked: Sequence[str], cells: Sequence[Sequence[str]], equivalences: int) -> list[Job]:
     """Plan, record and run a grid; returns the cells that failed or were stopped. A refusal is no failure.
+
+    Args:
+        equivalences: warn of equal cells among at most so many different updates; 0 does not look for them.
 
     Raises:
         UserError: a typo in some cell, or too few GPUs; nothing has started then.
@@ -81,7 +85,9 @@ def launch(asked: Sequence[str], cells: Sequence[Sequence[str]]) -> list[Job]:
     out.print(view.show_plan(items))
     labels = view.labels(items)
     jobs = [_job(run, labels[run.overrides]) for run in runs]
-    Crew(machine, [job for job in jobs if job.fate.starts], out).work()
+    left = [job for job in jobs if job.fate.starts]
+    watch = equal.watch(runs if left else [], equivalences, out)
+    Crew(machine, left, out, watch).work()
     if jobs:
         out.print(view.table("results", COLUMNS, (job.row() for job in jobs)))
     failed = [job for job in jobs if job.state in ("failed", "stopped")]
@@ -108,6 +114,7 @@ class Crew:
     machine: Machine
     jobs: list[Job]
     out: Console
+    watch: equal.Watch
 
     def work(self) -> None:
         """Run all jobs. Ctrl-C and SIGTERM end those that run and say how to go on.
@@ -124,7 +131,9 @@ class Crew:
                 with live if terminal else nullcontext():
                     while any(job.state in ("waiting", "running") for job in self.jobs):
                         self._step()
+                        self.watch.look()
                         time.sleep(process.PAUSE_S)
+                self.watch.finish()
             except BaseException as error:  # whatever ends the launcher, no run is left without one
                 self._stop()
                 if isinstance(error, KeyboardInterrupt):
@@ -160,6 +169,7 @@ class Crew:
             print(f"{job.run.signature} {job.label}: {event} ({ended} of {len(self.jobs)} ended)", flush=True)
 
     def _stop(self) -> None:
+        self.watch.end()
         running = [job for job in self.jobs if job.child is not None]
         print(f"stopping {len(running)} runs", file=sys.stderr)
         process.end([job.child for job in running if job.child is not None])

@@ -28,13 +28,14 @@ EXAMPLES = """examples:
   python -m ablate.equivalences +sweep=table1
 
 verdicts:
-  equivalent              the gradients agree up to one positive scale in both regimes, the samplers draw the same
-                          all run long, and nothing else differs: optimizer, budget, sizes, snapshots, seed, ..
-  same update, other run  the gradients agree, and what else differs is listed
-  equal on-policy only    they agree while old is theta, and part from there
+  equivalent              one positive scale apart on-policy and off-policy, samplers that draw the same all
+                          run long, and nothing else differs: optimizer, budget, sizes, snapshots, seed ..
+  same update, other run  one positive scale apart; what else differs is listed
+  equal on-policy only    the same while old is theta, and not after that
 
-columns: cosine, scale and largest relative error of the gradients, on-policy and off-policy.
-Settings that bind on no sample of the batch, such as a clip at a ratio of 100, cannot be told apart.
+columns: cosine, scale and largest relative error of the gradients; off-policy where they agree least.
+Where snapshots and updates never part old from theta, a run has no other place to go than on-policy.
+Settings that bind on no sample of the batches, such as a clip at a ratio of 100, cannot be told apart.
 """
 
 
@@ -61,6 +62,7 @@ def main() -> int:
     arguments = _parser().parse_args([word for word in sys.argv[1:] if word not in pasted])
     try:
         if arguments.planned:
+            os.nice(10)  # the sweep's own cells come first
             runs, refused = [Run(**run) for run in json.load(sys.stdin)], 0
         else:
             items = plan_line(arguments.overrides)

@@ -17,7 +17,7 @@ MEASURED = ("objective", "estimator", "sampler", "start", "advantage", "regulari
 UNREAD = ("seed", "optimizer", "evaluation", "prompts")
 WITHOUT_EFFECT = (*NOT_IDENTITY, "checkpoint")
 SIZES_IN_MEMORY = ("batch.micro", "batch.rollout")  # no effect but on objectives that compare whole groups
-_LONGEST_VALUE = 24
+_LONGEST_VALUE = 40
 
 Settings = Mapping[str, Any]
 
@@ -50,10 +50,10 @@ def updates(runs: Sequence[Run]) -> list[Update]:
         name = json.dumps(_without(run.config, UNREAD + WITHOUT_EFFECT), sort_keys=True)
         found.setdefault(name, []).append(run)
     shared = [_common(own) for own in found.values()]
+    if len(set(shared)) < len(shared):  # what tells them apart is no override that their runs share
+        shared = [own[0].overrides for own in found.values()]
     everywhere = set(shared[0]).intersection(*shared) if len(shared) > 1 else set()
-    labels = [" ".join(_short(word) for word in words if word not in everywhere) for words in shared]
-    if len(set(labels)) < len(labels):  # what tells them apart is no override they share
-        labels = [" ".join(map(_short, own[0].overrides)) for own in found.values()]
+    labels = (" ".join(_short(word) for word in words if word not in everywhere) for words in shared)
     return [
         Update(label or "(default)", tuple(own)) for label, own in zip(labels, found.values(), strict=True)
     ]
@@ -99,8 +99,8 @@ def _common(runs: Sequence[Run]) -> Overrides:
 
 
 def _short(override: str) -> str:
-    key, _, value = override.partition("=")
-    return f"{key}={_value(value)}"
+    key, equals, value = override.partition("=")
+    return f"{key}{equals}{_value(value)}"
 
 
 def _value(value: object) -> str:

@@ -41,7 +41,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two updates of a grid, and in what the most alike of their runs differ beside them."""
+    """Two updates of a grid, and in what the most alike of their runs differ beside them.
+
+    ``off`` is where they agree least; None if one of them has no gradient there.
+    """
 
     a: Update
     b: Update
@@ -60,7 +63,7 @@ class Measured:
 
 
 def agreement(a: Tensor, b: Tensor) -> Agreement | None:
-    """How two gradients [W] agree; None where one is nothing."""
+    """How two gradients [W] agree; None where one is nothing, or not finite."""
     if not (learns(a) and learns(b)):
         return None
     scale = a.dot(b) / b.dot(b)
@@ -70,7 +73,7 @@ def agreement(a: Tensor, b: Tensor) -> Agreement | None:
 
 def learns(gradient: Tensor) -> bool:
     """Whether there is a gradient at all."""
-    return bool(gradient.abs().max() > _NOTHING)
+    return len(gradient) > 0 and bool(gradient.abs().max() > _NOTHING)
 
 
 def pairs(measured: Sequence[Measured]) -> list[Pair]:
@@ -101,12 +104,25 @@ def _same_on_policy(a: Probe, b: Probe) -> bool:
 
 
 def _same(a: Probe, b: Probe) -> bool:
-    """One scale in both regimes, and samplers that stay the same as a run goes on."""
-    on, off = agreement(a.on, b.on), agreement(a.off, b.off)
-    if on is None or off is None or not (on.exact and off.exact):
+    """One scale everywhere, and samplers that stay the same as a run goes on."""
+    found = [agreement(a.on, b.on), *_off_policy(a, b)]
+    exact = [told for told in found if told is not None and told.exact]
+    if len(exact) < max(2, len(found)):
         return False
-    steady = abs(math.log(on.scale / off.scale)) <= 10 * TOLERANCE
+    steady = all(abs(math.log(told.scale / exact[0].scale)) <= 10 * TOLERANCE for told in exact)
     return steady and a.drawn.shape == b.drawn.shape and torch.allclose(a.drawn, b.drawn, 1e-9, 1e-9)
+
+
+def _off_policy(a: Probe, b: Probe) -> list[Agreement | None]:
+    """At each distance but those where neither is finite."""
+    regimes = zip(a.off, b.off, strict=True)
+    return [agreement(one, other) for one, other in regimes if len(one) or len(other)]
+
+
+def _furthest(a: Probe, b: Probe) -> Agreement | None:
+    found = _off_policy(a, b)
+    known = [told for told in found if told is not None]
+    return max(known, key=lambda told: told.error, default=None) if len(known) == len(found) else None
 
 
 def _runs_of_one_update(members: Sequence[Measured]) -> Iterator[Pair]:
@@ -121,4 +137,4 @@ def _pair(a: Measured, b: Measured, verdict: Verdict) -> Pair:
     assert on is not None
     ignored = () if a.probe.whole_groups or b.probe.whole_groups else SIZES_IN_MEMORY
     differ = differences(a.update, b.update, ignored)
-    return Pair(a.update, b.update, verdict, on, agreement(a.probe.off, b.probe.off), differ)
+    return Pair(a.update, b.update, verdict, on, _furthest(a.probe, b.probe), differ)

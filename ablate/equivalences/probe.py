@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate import build
+from ablate.contract.errors import DivergedRun
 from ablate.distributed import Distributed
 from ablate.equivalences.reach import DRAWER, MOST_ITERATIONS, always_together
 from ablate.judge import judge
@@ -25,8 +26,10 @@ from ablate.protocols import Learner, Policy, Sampler
 from ablate.rollout import Request, collect
 from ablate.types import Cond, Keep, Prompt, Rollout
 
-# Far enough for published clips and gates to bind on some samples, AWM's ratio of 2 included.
-DISTANCE: Final = 0.5  # of a role's weights from the base, in standard deviations of each tensor
+# Of a role's weights from the base, in standard deviations of each tensor: the nearest leaves some samples
+# free of clips and gates of 1e-5 to 1e-2, at the furthest AWM's ratio of 2 binds.
+DISTANCES: Final = (0.002, 0.05, 1.0)
+_ON_POLICY: Final = 0.5  # the same where theta and its snapshots have moved together
 _GROUPS: Final = 4
 _ITERATIONS: Final = (
     0,
@@ -55,13 +58,14 @@ class Probe:
 
     Attributes:
         on: gradient [W] where theta has moved from the base and every snapshot is theta.
-        off: gradient [W] where all roles have parted that the run ever parts.
+        off: gradients [W] where all roles have parted that the run ever parts, at each of DISTANCES; [0]
+            where it is not finite.
         drawn: samples of the cell's sampler, and which steps it scored, over the iterations of a run [V].
         whole_groups: the objective compares the samples of a micro-batch.
     """
 
     on: Tensor
-    off: Tensor
+    off: Sequence[Tensor]
     drawn: Tensor
     whole_groups: bool
 
@@ -78,7 +82,9 @@ class GenericReward:
     headline: str
 
     def __call__(self, images: Tensor, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-        return {name: self._scores(name, images.flatten(1), prompts) for name in {*self.weights, self.headline}}
+        return {
+            name: self._scores(name, images.flatten(1), prompts) for name in {*self.weights, self.headline}
+        }
 
     def _scores(self, name: str, x: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         waves = _KEY.of("reward", name).rows(torch.arange(x.shape[1] + 1)).normal().to(x)
@@ -114,8 +120,11 @@ def probe(config: Mapping[str, Any], plane: Mapping[str, Any]) -> Probe:
         theta = names["theta"]
         together = {name: name if name == "ref" else theta for name in names}
         return Probe(
-            on=_gradient(small, parts, together, 0),
-            off=_gradient(small, parts, names, 1),
+            on=_gradient(small, parts, _Place(together, _ON_POLICY), 0),
+            off=[
+                _finite_gradient(small, parts, _Place(names, far), number)
+                for number, far in enumerate(DISTANCES, start=1)
+            ],
             drawn=_drawn(parts.sampler, parts.estimator.keep, iterations),
             whole_groups=parts.objective.scope == "group",
         )
@@ -157,15 +166,32 @@ def _double_precision() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _gradient(config: Mapping[str, Any], parts: Parts, names: Mapping[str, str], number: int) -> Tensor:
-    """The first gradient at the weights that ``names`` gives the roles, on batch ``number``."""
+@dataclass(frozen=True)
+class _Place:
+    """Where the roles are: which of them are together by ``names``, and how far they are from the base."""
+
+    names: Mapping[str, str]
+    distance: float
+
+    def __call__(self, name: str, base: Tensor) -> Tensor:
+        """The weights [..] that belong to "role/tensor"."""
+        role, _, tensor = name.partition("/")
+        if self.names[role] == "ref":
+            return base
+        draws = _KEY.of("weights", self.names[role], tensor).rows(torch.zeros(1, dtype=torch.long))
+        return base + self.distance * base.std() * draws.normal(*base.shape)[0]
+
+
+def _gradient(config: Mapping[str, Any], parts: Parts, place: _Place, number: int) -> Tensor:
+    """The first gradient with the roles in their places, on batch ``number``."""
     ears = _Listening()
     policy = build.policy(config, parts, ears)
     learner = build.learner(config, parts, policy, ears)
     base = learner.state_dict()["policy"]
-    _place(learner, base, {**names, parts.snapshots.rollout: names[DRAWER]})
+    drawer = {parts.snapshots.rollout: place.names[DRAWER]}
+    _move(learner, base, replace(place, names={**place.names, **drawer}))
     rollout, prompts = _rollout(config, parts, policy, learner.keep, number)
-    _place(learner, base, names)
+    _move(learner, base, place)
     feedback, _ = judge(
         policy, parts.reward, parts.advantage, rollout, prompts, chunk=len(prompts), distributed=ears
     )
@@ -174,18 +200,18 @@ def _gradient(config: Mapping[str, Any], parts: Parts, names: Mapping[str, str],
     return torch.cat(ears.heard)
 
 
-def _place(learner: Learner, base: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
-    """Give every role its weights; at step 1, since at step 0 the learner insists on being on-policy."""
-    moved = {}
-    for full, tensor in base.items():
-        role, _, name = full.partition("/")
-        moved[full] = tensor if names[role] == "ref" else _moved(tensor, names[role], name)
+def _finite_gradient(config: Mapping[str, Any], parts: Parts, place: _Place, number: int) -> Tensor:
+    """As above, or empty [0] where a ratio overflows."""
+    try:
+        return _gradient(config, parts, place, number)
+    except DivergedRun:
+        return torch.empty(0)
+
+
+def _move(learner: Learner, base: Mapping[str, Tensor], place: _Place) -> None:
+    """To a place, at step 1: at step 0 the learner insists on being on-policy."""
+    moved = {name: place(name, tensor) for name, tensor in base.items()}
     learner.load_state_dict({**learner.state_dict(), "policy": moved, "step": 1})
-
-
-def _moved(tensor: Tensor, place: str, name: str) -> Tensor:
-    noise = _KEY.of("weights", place, name).rows(torch.zeros(1, dtype=torch.long)).normal(*tensor.shape)[0]
-    return tensor + DISTANCE * tensor.std() * noise
 
 
 def _rollout(

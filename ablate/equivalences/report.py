@@ -18,9 +18,9 @@ from runners import view
 
 COLUMNS = ("cell", "same as", "on-policy", "scale", "error", "off-policy", "scale", "error", "runs differ in")
 TITLES = {
-    Verdict.EQUIVALENT: "equivalent: one update wherever these runs can go, and all else is equal. Run one.",
+    Verdict.EQUIVALENT: "equivalent: one update wherever these runs can go, and all else is equal: run one",
     Verdict.OTHER_RUN: "same update, other run: what differs decides, not the parts",
-    Verdict.ON_POLICY: "equal on-policy only: the same first step, and other steps once old has fallen behind",
+    Verdict.ON_POLICY: "equal on-policy only: the same first step, another once old has fallen behind",
 }
 ABSORBED = (
     "A constant scale is the advantage's unit: AdamW takes it out, but for optimizer.eps, "
@@ -46,8 +46,8 @@ class Report:
     def still(self) -> Iterator[tuple[Update, str]]:
         """Updates without a gradient, and where: they equal nothing."""
         for item in self.measured:
-            regimes = {"on-policy": item.probe.on, "off-policy": item.probe.off}
-            where = [name for name, gradient in regimes.items() if not learns(gradient)]
+            regimes = {"on-policy": [item.probe.on], "off-policy": item.probe.off}
+            where = [name for name, found in regimes.items() if not all(learns(g) for g in found if len(g))]
             if where:
                 yield item.update, " and ".join(where)
 
