@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -32,7 +33,7 @@ Which of two is better, by how much, how sure, and at what cost.
 Both were asked the same prompts with the same noise, so the difference is taken prompt by prompt. Its 95%
 interval and p come from a paired bootstrap over prompts where a side has fewer than three seeds: they are of
 these runs, for other prompts. From three seeds up they are for other seeds and prompts. A p is two-sided, and
-for one comparison."""
+for one comparison. Of fewer than ten prompts, single samples are paired and drawn in their place."""
 
 
 def told(words: Sequence[str], arms: Sequence[Arm], point: str, rng: np.random.Generator) -> list[str]:
@@ -118,18 +119,18 @@ def difference(above: Side, below: Side, rng: np.random.Generator) -> Difference
         pair = (columns[1], columns[0]) if same else (columns[0], columns[1])
         return compare(*pair, np.ones(1), rng)
     pair = (theirs.value, ours.value) if same else (ours.value, theirs.value)
-    return compare(*pair, ours.weight, rng)
+    return replace(compare(*pair, ours.weight, rng), unit=ours.unit)
 
 
 def gain_text(gain: Difference) -> str:
     """``+0.109 [0.083, 0.135], p = 0.0002: paired over 192 prompts and 3 seeds``"""
     if gain.low is None or gain.high is None or gain.p is None:
-        return f"{gain.value:+.3f}: no interval, with {gain.prompts} prompts and {min(gain.seeds)} seeds"
+        return f"{gain.value:+.3f}: no interval, with {gain.prompts} {gain.unit} and {min(gain.seeds)} seeds"
     seeds = " + ".join(str(count) for count in dict.fromkeys(gain.seeds))
     told = {
-        "prompts": f"paired bootstrap over {gain.prompts} prompts; of these runs alone, n = {seeds}",
+        "prompts": f"paired bootstrap over {gain.prompts} {gain.unit}; of these runs alone, n = {seeds}",
         "seeds": f"over n = {seeds} seeds",
-        "prompts and seeds": f"paired over {gain.prompts} prompts, and over n = {seeds} seeds",
+        "prompts and seeds": f"paired over {gain.prompts} {gain.unit}, and over n = {seeds} seeds",
     }[gain.over]
     p = f"p = {gain.p:.2g}" if gain.p >= 1e-4 else "p < 0.0001"
     return f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], {p} ({told})"

@@ -12,11 +12,10 @@ from typing import Final
 import numpy as np
 from scipy.stats import t as student
 
-from analysis.scores import Floats
+from analysis.scores import PROMPTS_FROM, Floats
 from analysis.stats import INTERVAL_FROM
 
 DRAWS: Final = 10_000  # resamples of prompts: the smallest p is 1e-4
-PROMPTS_FROM: Final = 10  # prompts; of fewer, an interval over prompts would say nothing
 LEVEL: Final = 0.95
 
 
@@ -26,7 +25,7 @@ class Difference:
 
     Attributes:
         over: what the interval generalises to: "prompts", "seeds", "prompts and seeds", or "nothing".
-        seeds: of either side.   prompts: that both were asked.
+        seeds: of either side.   prompts: that both were asked.   unit: "samples" where these stand for them.
     """
 
     value: float
@@ -36,6 +35,7 @@ class Difference:
     over: str
     seeds: tuple[int, int]
     prompts: int
+    unit: str = "prompts"
 
     @property
     def sure(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,14 @@ from ablate.contract import keys
 
 Floats = npt.NDArray[np.float64]
 
+PROMPTS_FROM: Final = 10  # of fewer prompts, an interval over prompts would say nothing
+
 
 @dataclass(frozen=True)
 class PromptScores:
     """One metric of one run, prompt by prompt; samples of the same text are one prompt.
+
+    Of fewer than ten prompts every sample stands for itself (``unit``): its noise is shared too.
 
     Attributes:
         names: [P], equal in two runs where they were asked the same.
@@ -27,6 +31,7 @@ class PromptScores:
     names: tuple[int, ...]
     weight: Floats
     value: Floats
+    unit: str = "prompts"
 
     def alike(self, other: PromptScores) -> bool:
         """Whether two runs were evaluated on the same prompts, equally often."""
@@ -46,9 +51,13 @@ def prompt_scores(
     if not asked or not asked[0] or any(other != asked[0] for other in asked):
         return None
     names, group, count = np.unique(asked[0], return_inverse=True, return_counts=True)
+    unit = "prompts" if len(names) >= PROMPTS_FROM else "samples"
+    if unit == "samples":
+        names, group = np.array(asked[0]), np.arange(len(asked[0]))
+        count = np.ones(len(group), dtype=np.int64)
     kept = np.array([row[keys.EVAL_VALUES][metric] for row in rows], dtype=np.float64)  # [R,N]
     sums = np.stack([np.bincount(group, weights=values) for values in kept])
-    return PromptScores(tuple(names.tolist()), count / count.sum(), sums / count)
+    return PromptScores(tuple(names.tolist()), count / count.sum(), sums / count, unit)
 
 
 def _prompts(row: Mapping[str, Any], metric: str, samples_per_prompt: int) -> list[int]:

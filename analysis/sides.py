@@ -40,7 +40,7 @@ class Side:
         if len(kept) < self.arm.n or not all(kept[0].alike(other) for other in kept):
             return None
         value = np.stack([scores.value[row] for scores, row in zip(kept, self.rows, strict=True)])
-        return PromptScores(kept[0].names, kept[0].weight, value)
+        return PromptScores(kept[0].names, kept[0].weight, value, kept[0].unit)
 
 
 def axis_of(curve: Curve, point: str) -> Floats:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from scipy.stats import t as student
 
 from analysis.curves import Floats
 
@@ -62,6 +63,34 @@ def bootstrap_ci(
     drawn = statistic(values[picks])
     low, high = np.quantile(drawn, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], axis=0)
     return low, high
+
+
+def studentized_ci(
+    values: Floats, statistic: Statistic, rng: np.random.Generator, *, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """statistic(x) ± t·√(S/(S − 1))·se*: se* over resampled seeds, t Student's quantile with S − 1 degrees.
+
+    For the mean this is Student's interval, which covers as often as it says from three seeds up, where the
+    percentile interval is too narrow by more than a factor √(S/(S − 1)) (Hesterberg, arXiv:1411.5279,
+    sections 4.3 and 5.1).
+
+    Args:
+        values: [S,H].   level: in (0, 1).
+
+    Returns:
+        low [H], high [H]; NaN where a value is.
+
+    Raises:
+        ValueError: fewer than three seeds.
+    """
+    if values.ndim != 2 or values.shape[0] < INTERVAL_FROM:
+        raise ValueError(f"values {values.shape} must be [S,H] with S >= {INTERVAL_FROM} for an interval")
+    seeds = values.shape[0]
+    drawn = statistic(values[rng.integers(seeds, size=(RESAMPLES, seeds))])
+    error = drawn.std(axis=0) * np.sqrt(seeds / (seeds - 1))
+    reach = float(student.ppf((1.0 + level) / 2.0, seeds - 1)) * error
+    value = statistic(values)
+    return value - reach, value + reach
 
 
 def hours_to(hours: Floats, value: Floats, threshold: float) -> float:

@@ -23,21 +23,25 @@ def even(prompts: int = PROMPTS) -> Floats:
 
 
 def test_scores_of_one_text_are_one_prompt_and_keep_the_mean() -> None:
-    row = {keys.EVAL_VALUES: {"strict": [1.0, 0.0, 1.0, 1.0]}, keys.EVAL_PROMPTS: [9, 5, 9, 9]}
+    others = list(range(10, 20))
+    row = {
+        keys.EVAL_VALUES: {"strict": [1.0, 0.0, 1.0, 0.5] + [0.5] * 10},
+        keys.EVAL_PROMPTS: [9, 5, 9, 9, *others],
+    }
     scores = prompt_scores([row, row], "strict", 1)
     assert scores is not None
-    assert scores.names == (5, 9)
-    np.testing.assert_array_equal(scores.weight, [0.25, 0.75])
-    np.testing.assert_array_equal(scores.value, [[0.0, 1.0]] * 2)
-    assert scores.value[0] @ scores.weight == np.mean(row[keys.EVAL_VALUES]["strict"])
+    assert scores.names == (5, 9, *others)
+    np.testing.assert_allclose(scores.weight * 14, [1, 3] + [1] * 10)
+    np.testing.assert_allclose(scores.value, [[0.0, 2.5 / 3] + [0.5] * 10] * 2)
+    assert scores.value[0] @ scores.weight == pytest.approx(np.mean(row[keys.EVAL_VALUES]["strict"]))
 
 
 def test_rows_that_do_not_name_prompts_hold_them_in_turn() -> None:
-    old = {keys.EVAL_VALUES: {"strict": [1.0, 0.0, 0.5, 0.7]}}
+    old = {keys.EVAL_VALUES: {"strict": [1.0, 0.0, 0.5, 0.7] * 5}}
     scores = prompt_scores([old], "strict", 2)
     assert scores is not None
-    np.testing.assert_allclose(scores.value, [[0.5, 0.6]])
-    named = old | {keys.EVAL_PROMPTS: [1, 1, 2, 2]}
+    np.testing.assert_allclose(scores.value, [[0.5, 0.6] * 5])
+    named = old | {keys.EVAL_PROMPTS: [place // 2 + 1 for place in range(20)]}
     for rows in (
         [old, named],
         [{}],
@@ -45,6 +49,14 @@ def test_rows_that_do_not_name_prompts_hold_them_in_turn() -> None:
         [{keys.EVAL_VALUES: {"other": [1.0]}}],
     ):
         assert prompt_scores(rows, "strict", 2) is None
+
+
+def test_samples_stand_for_themselves_where_prompts_are_few() -> None:
+    row = {keys.EVAL_VALUES: {"near": [0.1, 0.2, 0.3, 0.4]}, keys.EVAL_PROMPTS: [3, 3, 4, 4]}
+    scores = prompt_scores([row], "near", 2)
+    assert scores is not None
+    assert (scores.unit, scores.names) == ("samples", (3, 3, 4, 4))
+    np.testing.assert_array_equal(scores.value, [[0.1, 0.2, 0.3, 0.4]])
 
 
 def test_pairing_takes_the_difficulty_of_prompts_out() -> None:
