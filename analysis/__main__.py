@@ -36,10 +36,10 @@ Figures, tables and one page from recorded runs; nothing is trained and no numbe
   runs=WHERE       with report= or sweep=: the folder of runs (default: $RUNS_DIR, else runs);
                    alone: a folder, a run, or signatures with commas between
   out=FOLDER       files go to FOLDER/<report>/ (default: reports)
-  title= metric= threshold= labels= statistic= unfinished=
+  title= metric= threshold= labels= statistic= unfinished= reference= published=
                    change a key of the report, e.g. metric=partial threshold=0.6 unfinished=true
 
-Written: index.html (one self-contained page), curve.svg, curve.png, table.md, table.csv.
+Written: index.html (one self-contained page), curve.svg, curve.png, table.md, table.tex, table.csv.
 Arms, intervals and the threshold column are explained on the page."""
 
 
@@ -141,7 +141,7 @@ def gather(given: dict[str, str]) -> tuple[Spec, list[RunRecord], Sweep | None, 
 
 def _value(key: str, text: str) -> Any:
     try:
-        return text if key in ("title", "metric", "sweep") else yaml.safe_load(text)
+        return text if key in ("title", "metric", "sweep", "reference") else yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"cannot read the value of {key}={text}") from error
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from ablate.contract.errors import UserError
 from analysis.arms import Arm, evaluated_alike
-from analysis.paired import Difference, between, gain_over
-from analysis.sides import BASE, POINTS, Side, at_budget, at_end, at_iteration, before, budget_of, pick
-from analysis.stats import hours_to
-from analysis.tables import hours_text
+from analysis.contrasts import probability_of_improvement
+from analysis.paired import Difference
+from analysis.rows import hours_text
+from analysis.sides import (
+    BASE,
+    POINTS,
+    Side,
+    at_budget,
+    at_end,
+    at_iteration,
+    before,
+    between_sides,
+    budget_of,
+    pick,
+)
+from analysis.survival import Times, median, restricted_mean, speed_up, times_to
 
 SURE: Final = 0.01  # the p below which an arm counts as risen
 
@@ -61,7 +72,7 @@ def _rises(arms: Sequence[Arm], rng: np.random.Generator) -> list[str]:
     lines, risen = [], 0
     for arm in arms:
         end, base = at_end(arm), before(arm)
-        gain = difference(end, base, rng)
+        gain = between_sides(end, base, rng)
         risen += gain.value > 0.0 and gain.p is not None and gain.p < SURE
         lines += [
             f"{arm.label} ({_where(arm)}): {np.mean(base.values()):.3f} -> {np.mean(end.values()):.3f} "
@@ -83,9 +94,11 @@ def _pair(words: Sequence[str], arms: Sequence[Arm], point: str, rng: np.random.
     if keys := evaluated_alike([side.arm for side in sides]):
         names = ", ".join(f"evaluation.{key}" for key in keys)
         raise UserError(f"the two were not evaluated alike ({names}): their rewards are not one measure")
-    gain = difference(*sides, rng)
+    gain = between_sides(*sides, rng)
     lines = [_line(name, side) for name, side in zip("AB", sides, strict=True)]
-    return [*lines, verdict(gain), *(_cost(*sides) if len(settings) == 1 else [])]
+    lines += [verdict(gain)]
+    lines += [_chance(*sides)] if all(side.arm.n > 1 for side in sides) else []
+    return [*lines, *(_cost(*sides, rng) if len(settings) == 1 else [])]
 
 
 def _sides(words: Sequence[str], arms: Sequence[Arm], point: str) -> tuple[Side, Side]:
@@ -104,22 +117,6 @@ def _sides(words: Sequence[str], arms: Sequence[Arm], point: str) -> tuple[Side,
         for arm, mark in zip(picked, marks, strict=True)
     )
     return first, second
-
-
-def difference(above: Side, below: Side, rng: np.random.Generator) -> Difference:
-    """The first less the second, prompt by prompt; of one arm with itself, also run by run.
-
-    Where scores were not kept, or the prompts differ, the sides' means are compared over seeds alone.
-    """
-    ours, theirs = above.scores(), below.scores()
-    same = [record.signature for record in above.arm.records] == [r.signature for r in below.arm.records]
-    compare = gain_over if same else between
-    if ours is None or theirs is None or not ours.alike(theirs):
-        columns = [side.values()[:, None] for side in (above, below)]
-        pair = (columns[1], columns[0]) if same else (columns[0], columns[1])
-        return compare(*pair, np.ones(1), rng)
-    pair = (theirs.value, ours.value) if same else (ours.value, theirs.value)
-    return replace(compare(*pair, ours.weight, rng), unit=ours.unit)
 
 
 def gain_text(gain: Difference) -> str:
@@ -161,14 +158,30 @@ def _line(name: str, side: Side) -> str:
     )
 
 
-def _cost(above: Side, below: Side) -> list[str]:
-    """When each first reached what the worse one ended with."""
-    level = float(min(np.mean(above.values()), np.mean(below.values())))
-    parts = []
+def _chance(above: Side, below: Side) -> str:
+    """How often a run of A beats a run of B."""
+    found = probability_of_improvement(above.values(), below.values())
+    return f"A run of A beats a run of B with probability {found.text(2)} (pairs of seeds)."
+
+
+def _cost(above: Side, below: Side, rng: np.random.Generator) -> list[str]:
+    """When each first reached the level where the worst seed of both ended, and the ratio of these hours."""
+    level = float(min(above.values().min(), below.values().min()))
+    parts: list[str] = []
+    sides: list[tuple[str, Times]] = []
     for name, side in (("A", above), ("B", below)):
-        times = [hours_to(curve.hours, curve.value, level) for curve in side.arm.curves]
-        reached = int(np.isfinite(times).sum())
-        median = float(np.median(times))
-        when = hours_text(median) if np.isfinite(median) else "not at all"
-        parts.append(f"{name} {when} ({reached} of {len(times)} seeds)")
-    return [f"Device-hours to {level:.3f}, the lower of the two, median: {', '.join(parts)}."]
+        times = times_to(side.arm.curves, level)
+        sides.append((name, times))
+        found = float(median(times.hours, times.reached))
+        when = hours_text(found) if np.isfinite(found) else "not at all"
+        parts.append(f"{name} {when} ({int(times.reached.sum())} of {times.n} seeds)")
+    lines = [f"Device-hours to {level:.3f}, where the lowest seed ended, median: {', '.join(parts)}."]
+    horizon = min(curve.end for side in (above, below) for curve in side.arm.curves)
+    arrived = [pair for pair in sides if pair[1].reached.any()]
+    if len(arrived) == 2 and horizon > 0.0:
+        spent = [float(restricted_mean(times.hours, times.reached, horizon)) for _, times in sides]
+        (slow, slowly), (fast, fastly) = (sides[0], sides[1]) if spent[0] > spent[1] else (sides[1], sides[0])
+        ratio = speed_up(slowly, fastly, horizon, rng)
+        if ratio is not None:
+            lines.append(f"There {slow} needs {ratio.text()} times the mean hours of {fast}.")
+    return lines

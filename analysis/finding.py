@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from analysis.rows import ArmRow
 from analysis.stats import STATISTICS, separated
-from analysis.tables import ArmRow
 
 
 def finding(

@@ -16,10 +16,11 @@ from analysis.arms import Arm
 from analysis.health import Health, health
 from analysis.labels import AXES, JOIN, differing, identity
 from analysis.look import style
-from analysis.report import Figures, Panel, Report, table_csv, table_md
+from analysis.report import Figures, Panel, Report, table_csv, table_md, table_tex
+from analysis.rows import ArmRow, hours_text
 from analysis.samples import Strip, data_uri, strips
 from analysis.spec import REPORTS
-from analysis.tables import ArmRow, caption, hours_text
+from analysis.tables import caption
 
 TEMPLATES: Final = Path(__file__).resolve().parent / "templates"
 
@@ -86,6 +87,7 @@ def render(report: Report, drawn: Figures) -> str:
             "curve.svg": data_uri(drawn.svg, "image/svg+xml"),
             "curve.png": data_uri(drawn.png, "image/png"),
             "table.csv": data_uri(table_csv(report).encode(), "text/csv"),
+            "table.tex": data_uri(table_tex(report).encode(), "application/x-tex"),
             "table.md": data_uri(table_md(report).encode(), "text/markdown"),
         },
         most=max(row.arm.n for rows in report.tables for row in rows),
@@ -113,7 +115,7 @@ def _section(report: Report, panel: Panel) -> Section:
     tags = tuple(dict.fromkeys(tag for arm in arms for curve in arm.curves for tag in curve.tasks))
     return Section(
         panel=panel,
-        caption=caption(panel.setting, rows, spec.threshold, spec.statistic),
+        caption=caption(panel.setting, rows, spec),
         scale=1.0 if highest <= 1.0 else highest,
         tags=tags if len(tags) > 1 else (),
         tasks=tuple((row, tuple(_task(row, tag) for tag in tags)) for row in rows),

@@ -17,8 +17,8 @@ from analysis.arms import Arm
 from analysis.curves import shared_grid
 from analysis.labels import AXES
 from analysis.look import PALETTE, Theme, style
-from analysis.stats import INTERVAL_FROM, STATISTICS, bootstrap_ci
-from analysis.tables import ArmRow
+from analysis.rows import ArmRow
+from analysis.stats import INTERVAL_FROM, STATISTICS, studentized_ci
 
 Place = tuple[float, str]  # a coordinate and its system
 PART: Final = "axes fraction"
@@ -151,7 +151,7 @@ def _arm(axes: Axes, arm: Arm, sheet: Sheet) -> None:
         markeredgecolor=sheet.theme.halo, label=f"{arm.label}  (n = {arm.n})", zorder=4,
     )  # fmt: skip
     if arm.n >= INTERVAL_FROM:
-        low, high = bootstrap_ci(values, of, np.random.default_rng(0))
+        low, high = studentized_ci(values, of, np.random.default_rng(0))
         axes.fill_between(grid, low, high, color=color, alpha=0.16, linewidth=0.0, zorder=3)
 
 

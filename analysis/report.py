@@ -17,9 +17,10 @@ from analysis.load import Frames, frames
 from analysis.look import DARK, LIGHT, PAPER, Theme
 from analysis.plot import Sheet, draw, png_bytes, svg_bytes
 from analysis.record import RunRecord
+from analysis.rows import ArmRow, arm_rows
 from analysis.spec import Spec
 from analysis.sweeps import Sweep
-from analysis.tables import COLUMNS, ArmRow, arm_rows, csv_text, markdown
+from analysis.tables import csv_text, header, latex, markdown
 
 OLD: Final = 0.1  # of the budget: an evaluation older than this is called out
 SEED: Final = 0  # of the bootstrap: the same runs give the same report
@@ -74,10 +75,15 @@ def build(
         raise UserError(_nothing(left_out, missing, spec))
     loaded = frames(used)
     panels = [
-        _panel(setting, arm_rows(arms, spec.threshold, spec.statistic, np.random.default_rng(SEED)), spec)
+        _panel(setting, _rows(arms, spec), spec)
         for setting, arms in group(used, left_out, loaded, spec).items()
     ]
     return Report(spec, tuple(panels), loaded, tuple(left_out), tuple(missing), sweep)
+
+
+def _rows(arms: Sequence[Arm], spec: Spec) -> list[ArmRow]:
+    rng = np.random.default_rng(SEED)
+    return arm_rows(arms, spec.threshold, spec.statistic, rng, spec.reference)
 
 
 def choose_from(spec: Spec, records: Sequence[RunRecord]) -> list[Arm]:
@@ -151,16 +157,18 @@ def figures(report: Report) -> Figures:
 
 def table_csv(report: Report) -> str:
     """All settings in one file, one row per arm."""
-    bodies = [csv_text(rows).split("\n", 1)[1] for rows in report.tables]
-    return ",".join(COLUMNS) + "\n" + "".join(bodies)
+    return header() + "".join(csv_text(rows, report.spec) for rows in report.tables)
 
 
 def table_md(report: Report) -> str:
     """All settings, each with its caption."""
     spec = report.spec
-    return f"# {spec.title}\n\n" + "\n".join(
-        markdown(rows, spec.threshold, spec.statistic) for rows in report.tables
-    )
+    return f"# {spec.title}\n\n" + "\n".join(markdown(rows, spec) for rows in report.tables)
+
+
+def table_tex(report: Report) -> str:
+    """All settings, each a table of its own."""
+    return "\n".join(latex(rows, report.spec) for rows in report.tables)
 
 
 def write_figures(drawn: Figures, out: Path) -> list[Path]:
@@ -172,7 +180,8 @@ def write_figures(drawn: Figures, out: Path) -> list[Path]:
 
 
 def write_tables(report: Report, out: Path) -> list[Path]:
-    """table.md and table.csv."""
-    write_text(out / "table.md", table_md(report))
-    write_text(out / "table.csv", table_csv(report))
-    return [out / "table.md", out / "table.csv"]
+    """table.md, table.tex and table.csv."""
+    texts = {"table.md": table_md(report), "table.tex": table_tex(report), "table.csv": table_csv(report)}
+    for name, text in texts.items():
+        write_text(out / name, text)
+    return [out / name for name in texts]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ablate.contract.errors import UserError
 from analysis.arms import Arm
 from analysis.curves import SLACK, Curve, Floats
+from analysis.paired import Difference, between, gain_over
 from analysis.scores import PromptScores
 from analysis.spec import did_you_mean
 
@@ -103,6 +104,22 @@ def at_budget(arm: Arm, point: str, budget: float) -> Side:
     reach = budget * (1.0 + SLACK)
     rows = (int(np.flatnonzero(axis_of(curve, point) <= reach)[-1]) for curve in arm.curves)
     return Side(arm, tuple(rows), arm.label)
+
+
+def between_sides(above: Side, below: Side, rng: np.random.Generator) -> Difference:
+    """The first less the second, prompt by prompt; of one arm with itself, also run by run.
+
+    Where scores were not kept, or the prompts differ, the sides' means are compared over seeds alone.
+    """
+    ours, theirs = above.scores(), below.scores()
+    same = [record.signature for record in above.arm.records] == [r.signature for r in below.arm.records]
+    if ours is None or theirs is None or not ours.alike(theirs):
+        first, second, weight = above.values()[:, None], below.values()[:, None], np.ones(1)
+        unit = "prompts"
+    else:
+        first, second, weight, unit = ours.value, theirs.value, ours.weight, ours.unit
+    gain = gain_over(second, first, weight, rng) if same else between(first, second, weight, rng)
+    return replace(gain, unit=unit)
 
 
 def pick(word: str, arms: Sequence[Arm]) -> Arm:

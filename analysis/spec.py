@@ -18,6 +18,42 @@ REPORTS: Final = Path(__file__).resolve().parent.parent / "conf" / "report"
 
 
 @dataclass(frozen=True)
+class Published:
+    """What a paper says of the same arms, shown beside our numbers and never mixed with them.
+
+    Attributes:
+        source: the citation, with model, reward and device.
+        rewards, hours: {label of an arm: number}.
+    """
+
+    source: str
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    hours: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Published:
+        """From the key ``published`` of a report.
+
+        Raises:
+            UserError: a key it cannot have, no source, or something that is no number.
+        """
+        if unknown := sorted(set(content) - {"source", "rewards", "hours"}):
+            raise UserError(f"published: unknown key {unknown[0]} (it has source, rewards, hours)")
+        if not isinstance(content.get("source"), str):
+            raise UserError(
+                "published: give the source of the numbers, e.g. source: arXiv:2602.04663 Table 1"
+            )
+        numbers = {key: content.get(key) or {} for key in ("rewards", "hours")}
+        for key, rows in numbers.items():
+            if not isinstance(rows, Mapping):
+                raise UserError(f"published.{key}={rows} must be a mapping, {{label of an arm: number}}")
+            for label, value in rows.items():
+                if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+                    raise UserError(f"published.{key}: {label}: {value} is no number")
+        return cls(content["source"], dict(numbers["rewards"]), dict(numbers["hours"]))
+
+
+@dataclass(frozen=True)
 class Spec:
     """One report.
 
@@ -26,6 +62,8 @@ class Spec:
         threshold: reward of the column hours_to_threshold; None leaves the column empty.
         labels: {automatic label of an arm: wanted label}; arms not named keep the automatic one.
         statistic: over seeds, "mean" or "iqm".
+        reference: label of the arm that hours are compared with; None takes the fastest.
+        published: what a paper says of these arms: source, rewards and hours by label.
         unfinished: also use runs that have not finished, or failed, as far as they got.
 
     Raises:
@@ -40,6 +78,8 @@ class Spec:
     labels: Mapping[str, str] = field(default_factory=dict)
     statistic: str = "mean"
     unfinished: bool = False
+    reference: str | None = None
+    published: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         number = isinstance(self.threshold, (int, float)) and not isinstance(self.threshold, bool)
@@ -51,9 +91,18 @@ class Spec:
             raise UserError(f"unfinished={self.unfinished} must be true or false")
         if not isinstance(self.labels, Mapping):
             raise UserError(f"labels={self.labels} must be a mapping, {{automatic label: wanted label}}")
-        for key, value in (("title", self.title), ("metric", self.metric), ("sweep", self.sweep or "")):
+        texts = {"title": self.title, "metric": self.metric, "sweep": self.sweep or ""}
+        for key, value in (texts | {"reference": self.reference or ""}).items():
             if not isinstance(value, str):
                 raise UserError(f"{key}={value} must be text")
+        if not isinstance(self.published, Mapping):
+            raise UserError(f"published={self.published} must be a mapping of source, rewards and hours")
+        _ = self.paper
+
+    @property
+    def paper(self) -> Published | None:
+        """What a paper says, or None."""
+        return Published.read(self.published) if self.published else None
 
 
 KEYS: Final = tuple(key.name for key in fields(Spec) if key.name != "name")

@@ -85,12 +85,19 @@ def studentized_ci(
     """
     if values.ndim != 2 or values.shape[0] < INTERVAL_FROM:
         raise ValueError(f"values {values.shape} must be [S,H] with S >= {INTERVAL_FROM} for an interval")
-    seeds = values.shape[0]
-    drawn = statistic(values[rng.integers(seeds, size=(RESAMPLES, seeds))])
-    error = drawn.std(axis=0) * np.sqrt(seeds / (seeds - 1))
-    reach = float(student.ppf((1.0 + level) / 2.0, seeds - 1)) * error
+    error, freedom = _error(values, statistic, rng)
+    reach = float(student.ppf((1.0 + level) / 2.0, freedom)) * error
     value = statistic(values)
     return value - reach, value + reach
+
+
+def _error(values: Floats, statistic: Statistic, rng: np.random.Generator) -> tuple[Floats, int]:
+    """√(S/(S − 1))·se* of a statistic over seeds [H], for the mean without resampling; and S − 1."""
+    seeds = values.shape[0]
+    if statistic is mean:
+        return np.asarray(values.std(axis=0, ddof=1) / np.sqrt(seeds)), seeds - 1
+    drawn = statistic(values[rng.integers(seeds, size=(RESAMPLES, seeds))])
+    return np.asarray(drawn.std(axis=0) * np.sqrt(seeds / (seeds - 1))), seeds - 1
 
 
 def hours_to(hours: Floats, value: Floats, threshold: float) -> float:
@@ -122,19 +129,22 @@ def estimate(values: Floats, statistic: Statistic, rng: np.random.Generator) -> 
     value, n = float(statistic(column)[0]), len(values)
     if n < INTERVAL_FROM:
         return Estimate(value, n)
-    low, high = bootstrap_ci(column, statistic, rng)
+    low, high = studentized_ci(column, statistic, rng)
     return Estimate(value, n, float(low[0]), float(high[0]))
 
 
 def separated(above: Floats, below: Floats, statistic: Statistic, rng: np.random.Generator) -> bool | None:
-    """Whether the 95% bootstrap interval of statistic(above [S]) − statistic(below [S']) lies above zero.
+    """Whether the 95% interval (Welch) of statistic(above [S]) − statistic(below [S']) lies above zero.
 
     None where either has fewer than three seeds: then the order is not established.
     """
     if min(len(above), len(below)) < INTERVAL_FROM:
         return None
-    drawn = [
-        statistic(values[rng.integers(len(values), size=(RESAMPLES, len(values)))][..., None])[:, 0]
-        for values in (above, below)
-    ]
-    return bool(np.quantile(drawn[0] - drawn[1], 0.025) > 0.0)
+    parts = [_error(values[:, None], statistic, rng) for values in (above, below)]
+    variances = [(float(error[0]) ** 2, freedom) for error, freedom in parts]
+    variance = sum(part for part, _ in variances)
+    gain = float(statistic(above[:, None])[0] - statistic(below[:, None])[0])
+    if variance == 0.0:
+        return gain > 0.0
+    freedom = variance**2 / sum(part**2 / count for part, count in variances)
+    return bool(gain > float(student.ppf(0.975, freedom)) * np.sqrt(variance))

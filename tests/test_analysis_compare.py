@@ -186,12 +186,14 @@ def test_the_answer_says_which_by_how_much_how_sure_and_at_what_cost(
         add_run(tmp_path, ends=0.8, seed=seed)
         add_run(tmp_path, ends=0.5, seed=seed, sampler="sde")
     assert ask(tmp_path, "ode", "sampler=sde") == 0
-    first, second, verdict, cost = capsys.readouterr().out.splitlines()
+    first, second, verdict, chance, cost, ratio = capsys.readouterr().out.splitlines()
     assert first.startswith("A  ode (shapes, strict reward, cpu)")
     assert "300 samples, 3,000 forwards (n = 3)" in second
     assert verdict.startswith("A is better: A - B = +0.3")
     assert "p < 0.0001 (paired over 40 prompts, and over n = 3 seeds)" in verdict
-    assert "A 0.2 h (3 of 3 seeds), B 0.3 h" in cost or "A 0.2 h (3 of 3 seeds), B" in cost
+    assert chance.startswith("A run of A beats a run of B with probability 1.00 [0.")
+    assert "A 0.2 h (3 of 3 seeds), B 0.3 h" in cost
+    assert ratio == "There B needs 1.50 [1.50, 1.50] times the mean hours of A."
     assert ask(tmp_path, "sde", "ode") == 0
     assert "\nB is better: A - B = -0.3" in capsys.readouterr().out
 

@@ -90,7 +90,7 @@ def test_a_report_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
         == 0
     )
     assert {path.name for path in (tmp_path / "out" / "demo").iterdir()} == {
-        "index.html", "curve.svg", "curve.png", "table.md", "table.csv",
+        "index.html", "curve.svg", "curve.png", "table.md", "table.tex", "table.csv",
     }  # fmt: skip
     page = (tmp_path / "out" / "demo" / "index.html").read_text()
     assert "2 of the 5 cells" in page
