@@ -44,7 +44,7 @@ class Recorder:
     def evaluation(self, row: Mapping[str, Any]) -> None:
         """One evaluation; its picture lies in the run directory already."""
         append_row(self._run.evals, row)
-        self._show({key: value for key, value in row.items() if key.startswith("eval/")}, self._picture(row))
+        self._show(row, self._picture(row))
 
     def _picture(self, row: Mapping[str, Any]) -> str:
         return str(self._run.root / row[keys.EVAL_IMAGES])

@@ -19,6 +19,8 @@ from analysis.record import RunRecord
 from analysis.report import SEED, build, choose_from, figures, table_md, write_figures, write_tables
 from analysis.sides import POINTS
 from analysis.sources.rundir import read_run, run_roots
+from analysis.sources.wandb_api import PREFIX, read_project
+from analysis.sources.wandb_file import OFFLINE, read_files
 from analysis.spec import KEYS, REPORTS, Spec, did_you_mean, make_spec, read_spec
 from analysis.sweeps import Sweep, read_sweep
 
@@ -34,7 +36,8 @@ Figures, tables and one page from recorded runs; nothing is trained and no numbe
   report=NAME      known: {reports}
   sweep=NAME       runs/.sweeps/NAME.json says which runs, and which cells were refused
   runs=WHERE       with report= or sweep=: the folder of runs (default: $RUNS_DIR, else runs);
-                   alone: a folder, a run, or signatures with commas between
+                   alone: a folder, a run, signatures with commas between, offline:FOLDER for
+                   W&B's offline files below it, or wandb:entity/project for a W&B server
   out=FOLDER       files go to FOLDER/<report>/ (default: reports)
   title= metric= threshold= labels= statistic= unfinished= reference= published=
                    change a key of the report, e.g. metric=partial threshold=0.6 unfinished=true
@@ -147,11 +150,15 @@ def _value(key: str, text: str) -> Any:
 
 
 def named_runs(where: str, home: Path) -> list[RunRecord]:
-    """The runs of a folder, one run directory, or signatures in ``home`` separated by commas.
+    """The runs of a folder, one run directory, signatures in ``home`` separated by commas, or those of W&B.
 
     Raises:
         UserError: one of them is not there.
     """
+    if where.startswith(PREFIX):
+        return read_project(where.removeprefix(PREFIX))
+    if where.startswith(OFFLINE):
+        return read_files(Path(where.removeprefix(OFFLINE)))
     if Path(where).is_dir() and not (Path(where) / "config.yaml").is_file():
         return [read_run(root) for root in run_roots(Path(where))]
     roots = []

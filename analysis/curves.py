@@ -73,6 +73,24 @@ class Curve:
         return resample(self.hours, series, np.where(grid <= self.end, reach, grid))
 
 
+def axis_of(curve: Curve, point: str) -> Floats:
+    """hours, samples or forwards of every evaluation [R]; NaN where they were not recorded."""
+    if point == "samples":
+        return curve.samples if curve.samples is not None else np.full(curve.hours.shape, np.nan)
+    return curve.forwards if point == "forwards" else curve.hours
+
+
+def along(curves: tuple[Curve, ...], point: str) -> tuple[Floats, Floats]:
+    """What every seed has spent at its common evaluations [H], and the metric of every seed there [S,H].
+
+    Seeds of one arm spend the same samples per iteration; where they differ, the most that one had spent.
+    """
+    common = sorted(set.intersection(*(set(curve.iteration.tolist()) for curve in curves)))
+    places = [[int(np.flatnonzero(c.iteration == at)[0]) for at in common] for c in curves]
+    spent = np.stack([axis_of(c, point)[rows] for c, rows in zip(curves, places, strict=True)])
+    return spent.max(axis=0), np.stack([c.value[rows] for c, rows in zip(curves, places, strict=True)])
+
+
 def shared_grid(curves: tuple[Curve, ...]) -> Floats:
     """[H] device-hours at which every seed has done one more evaluation; ends where the first seed ends."""
     common = set.intersection(*(set(curve.iteration.tolist()) for curve in curves))

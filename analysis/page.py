@@ -19,6 +19,7 @@ from analysis.look import style
 from analysis.report import Figures, Panel, Report, table_csv, table_md, table_tex
 from analysis.rows import ArmRow, hours_text
 from analysis.samples import Strip, data_uri, strips
+from analysis.shares import sentence
 from analysis.spec import REPORTS
 from analysis.tables import caption
 
@@ -77,12 +78,10 @@ def render(report: Report, drawn: Figures) -> str:
         report=report,
         spec=report.spec,
         sections=[_section(report, panel) for panel in report.panels],
-        figure={
-            "light": data_uri(drawn.light, "image/svg+xml"),
-            "dark": data_uri(drawn.dark, "image/svg+xml"),
-            "light_narrow": data_uri(drawn.light_narrow, "image/svg+xml"),
-            "dark_narrow": data_uri(drawn.dark_narrow, "image/svg+xml"),
-        },
+        figure=_uris(drawn),
+        others={name: _uris(forms) for name, forms in drawn.others.items()},
+        told=sentence,
+        config_text=_config_text,
         files={
             "curve.svg": data_uri(drawn.svg, "image/svg+xml"),
             "curve.png": data_uri(drawn.png, "image/png"),
@@ -97,6 +96,23 @@ def render(report: Report, drawn: Figures) -> str:
         style=style,
         full_name=full_name,
     )
+
+
+def _uris(drawn: Figures) -> dict[str, str]:
+    """The forms of a picture that a page shows, by colour scheme and width."""
+    forms = {
+        "light": drawn.light,
+        "dark": drawn.dark,
+        "light_narrow": drawn.light_narrow,
+        "dark_narrow": drawn.dark_narrow,
+    }
+    return {name: data_uri(content, "image/svg+xml") for name, content in forms.items()}
+
+
+def _config_text(arm: Arm) -> str:
+    """The config of an arm, its seed left out."""
+    config = {key: value for key, value in arm.records[0].config.items() if key != "seed"}
+    return str(yaml.safe_dump(config, sort_keys=False))
 
 
 def full_name(arm: Arm) -> str:

@@ -1,4 +1,4 @@
-"""Reward against device-hours: every seed thin, the mean thick, an interval from three seeds up."""
+"""Reward against what was spent: every seed thin, the mean thick, an interval from three seeds up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from analysis.arms import Arm
-from analysis.curves import shared_grid
+from analysis.curves import along, axis_of, shared_grid
 from analysis.labels import AXES
 from analysis.look import PALETTE, Theme, style
 from analysis.rows import ArmRow
@@ -27,12 +27,13 @@ FAINT_DASH: Final = (0, (2, 3))
 
 @dataclass(frozen=True)
 class Sheet:
-    """What all panels of a figure share; ``narrow`` is for the width of a phone."""
+    """What all panels of a figure share: ``narrow`` is for a phone; ``axis`` hours, samples or forwards."""
 
     threshold: float | None
     statistic: str
     theme: Theme
     narrow: bool = False
+    axis: str = "hours"
 
 
 def draw(settings: Sequence[Sequence[ArmRow]], sheet: Sheet) -> Figure:
@@ -54,7 +55,7 @@ def draw(settings: Sequence[Sequence[ArmRow]], sheet: Sheet) -> Figure:
             shared = first.get(rows[0].arm.setting)
             axes = figure.add_subplot(lines, columns, place, sharex=shared, sharey=shared)
             first.setdefault(rows[0].arm.setting, axes)
-            _dress(figure, axes, sheet.theme)
+            dress(figure, axes, sheet.theme)
             _panel(axes, title, rows, sheet)
             _legend(axes, sheet.theme, below=below)
     return figure
@@ -69,7 +70,8 @@ def _facets(rows: Sequence[ArmRow]) -> list[tuple[str, Sequence[ArmRow]]]:
     return [("", rows)]
 
 
-def _dress(figure: Figure, axes: Axes, theme: Theme) -> None:
+def dress(figure: Figure, axes: Axes, theme: Theme) -> None:
+    """Colours, grid and spines of one panel."""
     figure.set_facecolor(theme.background)
     axes.set_facecolor("none")
     axes.set_axisbelow(True)
@@ -96,14 +98,19 @@ def _panel(axes: Axes, title: str, rows: Sequence[ArmRow], sheet: Sheet) -> None
             (4, 3),
             sheet.theme,
         )
-    if any(row.runs_on for row in rows):
+    if sheet.axis == "hours" and any(row.runs_on for row in rows):
         axes.axvline(rows[0].hours, color=faint, linewidth=1.0, linestyle=FAINT_DASH, zorder=1)
         _note(axes, "compared here", ((rows[0].hours, "data"), (1.0, PART)), (4, -2), sheet.theme)
     for row in rows:
         _arm(axes, row.arm, sheet)
     axes.margins(y=0.09)  # room for the note below the level line
     axes.set_xlim(left=0.0)
-    axes.set_xlabel(setting.hours_name)
+    names = {
+        "hours": setting.hours_name,
+        "samples": "training samples",
+        "forwards": "forwards of the network",
+    }
+    axes.set_xlabel(names[sheet.axis])
     axes.set_ylabel(f"{setting.metric} reward, evaluation prompts")
     axes.set_title(title, loc="left", color=sheet.theme.ink, fontsize="medium", fontweight="bold")
 
@@ -142,9 +149,13 @@ def _arm(axes: Axes, arm: Arm, sheet: Sheet) -> None:
     color = look.ink(sheet.theme)
     if arm.n > 1:
         for curve in arm.curves:
-            axes.plot(curve.hours, curve.value, color=color, linewidth=0.7, alpha=0.45, zorder=2)
+            axes.plot(
+                axis_of(curve, sheet.axis), curve.value, color=color, linewidth=0.7, alpha=0.45, zorder=2
+            )
     grid = shared_grid(arm.curves)
     values = arm.values(grid)
+    if sheet.axis != "hours":
+        grid, values = along(arm.curves, sheet.axis)
     axes.plot(
         grid, of(values), color=color, linewidth=2.3, linestyle=look.dash, marker=look.marker, markersize=5.5,
         markeredgewidth=0.8,
@@ -162,6 +173,13 @@ def svg_bytes(figure: Figure, title: str, signatures: Sequence[str]) -> bytes:
     with mpl.rc_context({"svg.hashsalt": "ablate"}):
         figure.savefig(out, format="svg", metadata=metadata)
     return out.getvalue()
+
+
+def recolour(svg: bytes, given: Theme, wanted: Theme) -> bytes:
+    """A drawing in another theme; drawing it again would take a second, and there are many."""
+    for name in ("ink", "faint", "grid", "halo"):
+        svg = svg.replace(getattr(given, name).encode(), getattr(wanted, name).encode())
+    return svg
 
 
 def png_bytes(figure: Figure, title: str, signatures: Sequence[str]) -> bytes:

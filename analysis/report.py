@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from ablate.contract.errors import UserError
 from ablate.contract.rundir import write_text
 from analysis.arms import Arm, LeftOut, Setting, evaluated_alike, group, sort_out
+from analysis.charts import hours_bars, ratio_forest, share_chart
+from analysis.curves import axis_of
 from analysis.finding import finding
 from analysis.load import Frames, frames
 from analysis.look import DARK, LIGHT, PAPER, Theme
-from analysis.plot import Sheet, draw, png_bytes, svg_bytes
+from analysis.plot import Sheet, draw, png_bytes, recolour, svg_bytes
 from analysis.record import RunRecord
 from analysis.rows import ArmRow, arm_rows
+from analysis.shares import Part
+from analysis.shares import parts as shares
 from analysis.spec import Spec
 from analysis.sweeps import Sweep
 from analysis.tables import csv_text, header, latex, markdown
@@ -28,13 +33,18 @@ SEED: Final = 0  # of the bootstrap: the same runs give the same report
 
 @dataclass(frozen=True)
 class Panel:
-    """One setting; ``rows`` best first, ``cautions`` are what a reader must know before comparing them."""
+    """One setting; ``rows`` best first.
+
+    Attributes:
+        cautions: what a reader must know before comparing rows.   parts: what varies with which choice.
+    """
 
     setting: Setting
     rows: tuple[ArmRow, ...]
     headline: str
     sentences: tuple[str, ...]
     cautions: tuple[str, ...]
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,12 +131,16 @@ def _panel(setting: Setting, rows: Sequence[ArmRow], spec: Spec) -> Panel:
             f"At the common budget the last evaluation is old for {', '.join(old)}: a reward that was still "
             "rising is understated there. Evaluate more often, or compare arms at their own ends."
         )
-    return Panel(setting, tuple(rows), headline, tuple(sentences), tuple(cautions))
+    parts = shares(rows, spec.threshold, np.random.default_rng(SEED))
+    return Panel(setting, tuple(rows), headline, tuple(sentences), tuple(cautions), parts)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The reward curve in the forms a page needs: by colour scheme, and narrow for a phone."""
+    """One picture in the forms a page needs: by colour scheme, and narrow for a phone.
+
+    ``others`` are the further pictures of the report by name, those that its runs can fill.
+    """
 
     png: bytes
     svg: bytes
@@ -134,24 +148,45 @@ class Figures:
     dark: bytes
     light_narrow: bytes
     dark_narrow: bytes
+    others: Mapping[str, Figures] = field(default_factory=dict)
 
 
 def figures(report: Report) -> Figures:
     """The same runs give the same bytes."""
+    tables = report.tables
+    curve = _forms(report, lambda sheet: draw(tables, sheet))
+    wanted: dict[str, Callable[[Sheet], Figure | None]] = {
+        axis: lambda sheet, axis=axis: draw(tables, replace(sheet, axis=axis))  # type: ignore[misc]
+        for axis in ("samples", "forwards")
+        if all(np.isfinite(axis_of(c, axis)).all() for rows in tables for row in rows for c in row.arm.curves)
+    }
+    wanted["hours"] = lambda sheet: hours_bars(tables, sheet)
+    wanted["ratios"] = lambda sheet: ratio_forest(tables, sheet)
+    for place, panel in enumerate(report.panels):
+        name = "shares" if place == 0 else f"shares_{place + 1}"
+        wanted[name] = lambda sheet, parts=panel.parts: share_chart(parts, sheet)  # type: ignore[misc]
+    drawn = {name: _forms(report, make) for name, make in wanted.items()}
+    assert curve is not None, "a report has at least one arm"
+    return replace(curve, others={name: forms for name, forms in drawn.items() if forms is not None})
+
+
+def _forms(report: Report, make: Callable[[Sheet], Figure | None]) -> Figures | None:
     spec = report.spec
 
-    def svg(theme: Theme, narrow: bool = False) -> bytes:
-        figure = draw(report.tables, Sheet(spec.threshold, spec.statistic, theme, narrow))
-        return svg_bytes(figure, spec.title, report.signatures)
+    def sheet(theme: Theme, narrow: bool = False) -> Figure | None:
+        return make(Sheet(spec.threshold, spec.statistic, theme, narrow))
 
-    paper = draw(report.tables, Sheet(spec.threshold, spec.statistic, PAPER))
+    paper, wide, narrow = sheet(PAPER), sheet(LIGHT), sheet(LIGHT, narrow=True)
+    if paper is None or wide is None or narrow is None:
+        return None
+    light, light_narrow = (svg_bytes(figure, spec.title, report.signatures) for figure in (wide, narrow))
     return Figures(
         png=png_bytes(paper, spec.title, report.signatures),
-        svg=svg(PAPER),
-        light=svg(LIGHT),
-        dark=svg(DARK),
-        light_narrow=svg(LIGHT, narrow=True),
-        dark_narrow=svg(DARK, narrow=True),
+        svg=svg_bytes(paper, spec.title, report.signatures),
+        light=light,
+        dark=recolour(light, LIGHT, DARK),
+        light_narrow=light_narrow,
+        dark_narrow=recolour(light_narrow, LIGHT, DARK),
     )
 
 
@@ -172,11 +207,14 @@ def table_tex(report: Report) -> str:
 
 
 def write_figures(drawn: Figures, out: Path) -> list[Path]:
-    """curve.svg and curve.png."""
+    """curve.svg and curve.png, and as much of every other picture."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "curve.svg").write_bytes(drawn.svg)
-    (out / "curve.png").write_bytes(drawn.png)
-    return [out / "curve.svg", out / "curve.png"]
+    paths = []
+    for name, forms in {"curve": drawn, **drawn.others}.items():
+        for kind, content in (("svg", forms.svg), ("png", forms.png)):
+            paths.append(out / f"{name}.{kind}")
+            paths[-1].write_bytes(content)
+    return paths
 
 
 def write_tables(report: Report, out: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ablate.contract.errors import UserError
 from analysis.arms import Arm
-from analysis.curves import SLACK, Curve, Floats
+from analysis.curves import SLACK, Floats, axis_of
 from analysis.paired import Difference, between, gain_over
 from analysis.scores import PromptScores
 from analysis.spec import did_you_mean
@@ -42,13 +42,6 @@ class Side:
             return None
         value = np.stack([scores.value[row] for scores, row in zip(kept, self.rows, strict=True)])
         return PromptScores(kept[0].names, kept[0].weight, value, kept[0].unit)
-
-
-def axis_of(curve: Curve, point: str) -> Floats:
-    """hours, samples or forwards of every evaluation [R]; NaN where they were not recorded."""
-    if point == "samples":
-        return curve.samples if curve.samples is not None else np.full(curve.hours.shape, np.nan)
-    return curve.forwards if point == "forwards" else curve.hours
 
 
 def before(arm: Arm) -> Side:

@@ -153,7 +153,8 @@ def csv_text(rows: Sequence[ArmRow], spec: Spec) -> str:
             label, *(row.option(group) for group in AXES), setting.policy, setting.metric, row.arm.n,
             row.arm.lost, _number(row.initial.value), *_interval(row.final), int(row.best),
             *_interval(row.area), setting.device, _number(row.hours),
-            _number(row.samples, "{:.0f}"), f"{row.forwards:.0f}", *_interval(row.median), "" if row.times is None else row.reached, *_interval(row.spent),
+            _number(row.samples, "{:.0f}"), f"{row.forwards:.0f}", *_interval(row.median),
+            "" if row.times is None else row.reached, *_interval(row.spent),
             *((_number(ratio.value), _number(ratio.low), _number(ratio.high), int(ratio.at_least))
               if ratio is not None else ("", "", "", "")), row.reference,
             *((_number(published.rewards.get(label)), _number(published.hours.get(label)), published.source)

@@ -91,6 +91,7 @@ def test_a_report_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     )
     assert {path.name for path in (tmp_path / "out" / "demo").iterdir()} == {
         "index.html", "curve.svg", "curve.png", "table.md", "table.tex", "table.csv",
+        "forwards.svg", "forwards.png", "hours.svg", "hours.png",
     }  # fmt: skip
     page = (tmp_path / "out" / "demo" / "index.html").read_text()
     assert "2 of the 5 cells" in page

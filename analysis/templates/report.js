@@ -18,3 +18,13 @@ if (master && strips.length > 1) {
   master.closest(".master").hidden = false;
   master.addEventListener("input", () => strips.forEach(({ show, last }) => show((last * Number(master.value)) / 100)));
 }
+const axes = document.querySelector(".axes");
+if (axes) {
+  const show = (axis) => document.querySelectorAll(".view").forEach((view) => { view.hidden = view.dataset.axis !== axis; });
+  axes.hidden = false;
+  axes.addEventListener("change", (event) => show(event.target.value));
+  show("hours");
+}
+const opened = () => { const target = document.getElementById(location.hash.slice(1)); if (target && target.tagName === "DETAILS") target.open = true; };
+addEventListener("hashchange", opened);
+opened();
