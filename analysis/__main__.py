@@ -18,7 +18,7 @@ from analysis.page import write_page
 from analysis.record import RunRecord
 from analysis.report import SEED, build, choose_from, figures, table_md, write_figures, write_tables
 from analysis.sides import POINTS
-from analysis.sources.rundir import read_run, run_roots
+from analysis.sources.rundir import read_runs, run_roots
 from analysis.sources.wandb_api import PREFIX, read_project
 from analysis.sources.wandb_file import OFFLINE, read_files
 from analysis.spec import KEYS, REPORTS, Spec, did_you_mean, make_spec, read_spec
@@ -135,11 +135,11 @@ def gather(given: dict[str, str]) -> tuple[Spec, list[RunRecord], Sweep | None, 
         raise UserError("which runs? give report=<name>, sweep=<name> or runs=<where> (see --help)")
     folder = Path(where) if where is not None else home
     if spec.sweep is None:
-        return spec, [read_run(root) for root in run_roots(folder)], None, []
+        return spec, read_runs(run_roots(folder)), None, []
     sweep = read_sweep(folder, spec.sweep)
     present = [name for name in sweep.signatures if (folder / name / "config.yaml").is_file()]
     missing = [name for name in sweep.signatures if name not in present]
-    return spec, [read_run(folder / name) for name in present], sweep, missing
+    return spec, read_runs(folder / name for name in present), sweep, missing
 
 
 def _value(key: str, text: str) -> Any:
@@ -160,7 +160,7 @@ def named_runs(where: str, home: Path) -> list[RunRecord]:
     if where.startswith(OFFLINE):
         return read_files(Path(where.removeprefix(OFFLINE)))
     if Path(where).is_dir() and not (Path(where) / "config.yaml").is_file():
-        return [read_run(root) for root in run_roots(Path(where))]
+        return read_runs(run_roots(Path(where)))
     roots = []
     for word in filter(None, where.split(",")):
         root = Path(word) if (Path(word) / "config.yaml").is_file() else home / word
@@ -168,7 +168,7 @@ def named_runs(where: str, home: Path) -> list[RunRecord]:
             known = [path.name for path in run_roots(home)]
             raise UserError(f"no run {word} in {home}{did_you_mean(word, known)} (it holds {len(known)})")
         roots.append(root)
-    return [read_run(root) for root in dict.fromkeys(roots)]
+    return read_runs(dict.fromkeys(roots))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -85,6 +86,8 @@ def sort_out(records: Sequence[RunRecord], spec: Spec) -> tuple[list[RunRecord],
 
 
 def _reason(record: RunRecord, spec: Spec) -> str:
+    if record.damage:
+        return f"cannot be read: {record.damage}"
     if record.progress != "done" and not spec.unfinished:
         error = record.state.get("error")
         return f"{record.progress}: {error}" if error else f"{record.progress}, not finished"
@@ -92,11 +95,34 @@ def _reason(record: RunRecord, spec: Spec) -> str:
         return "has no evaluation after the start of training"
     if len(devices := _devices(record)) > 1:
         return f"was recorded on {len(devices)} devices ({', '.join(devices)}): its hours have no common unit"
+    return _unsound(record, spec)
+
+
+def _unsound(record: RunRecord, spec: Spec) -> str:
+    """What in a record no number may rest on."""
+    try:
+        name = str(record.config["reward"]["headline"]) if spec.metric == HEADLINE else spec.metric
+        _ = record.seed
+    except (KeyError, TypeError, ValueError):
+        return "its config names no seed or no headline reward: it was recorded by another version"
+    before = 0.0
+    for row in sorted(record.evals, key=lambda row: int(row[keys.ITERATION])):
+        at, hours = row[keys.ITERATION], row.get(keys.GPU_HOURS)
+        if not isinstance(hours, (int, float)) or not math.isfinite(hours) or keys.DEVICE not in row:
+            return f"has no device-hours at iteration {at}: it was recorded by another version"
+        if hours < before:
+            return f"its device-hours go back at iteration {at}, from {before:g} to {hours:g}"
+        before = hours
+        value = row.get(keys.eval_mean(name))
+        if keys.eval_mean(name) in record.evals[0] and not (
+            isinstance(value, (int, float)) and math.isfinite(value)
+        ):
+            return f"its {name} reward at iteration {at} is {value}: no number"
     return ""
 
 
 def _devices(record: RunRecord) -> list[str]:
-    return sorted({str(row[keys.DEVICE]) for row in (*record.metrics, *record.evals)})
+    return sorted({str(row[keys.DEVICE]) for row in (*record.metrics, *record.evals) if keys.DEVICE in row})
 
 
 def metric_of(record: RunRecord, metric: str) -> str:
@@ -195,7 +221,7 @@ def _curve(record: RunRecord, evals: pd.DataFrame, metric: str) -> Curve:
             record.root / image if record.root and isinstance(image, str) else None
             for image in (rows[keys.EVAL_IMAGES] if keys.EVAL_IMAGES in rows else [None] * len(rows))
         ),
-        samples=_floats(rows, keys.SAMPLES) if keys.SAMPLES in rows else None,
+        samples=_floats(rows, keys.SAMPLES),
         scores=prompt_scores(sorted(kept, key=lambda row: int(row[keys.ITERATION])), metric, per_prompt),
     )
 
@@ -212,7 +238,7 @@ def _standard_error(values: Sequence[float]) -> float:
 
 
 def _floats(rows: pd.DataFrame, key: str) -> Floats:
-    return rows[key].to_numpy(dtype=np.float64)
+    return rows[key].to_numpy(dtype=np.float64) if key in rows else np.full(len(rows), np.nan)
 
 
 def evaluated_alike(arms: Sequence[Arm]) -> list[str]:

@@ -19,6 +19,7 @@ class RunRecord:
         state: state.json, {} before the run first started.
         commit, overrides: text recorded at submission, "" if there is none.
         root: the directory that image paths are relative to; None where the source keeps no images.
+        damage: why its record cannot be read; "" where it can.
     """
 
     signature: str
@@ -29,6 +30,7 @@ class RunRecord:
     commit: str
     overrides: str
     root: Path | None
+    damage: str = ""
 
     @property
     def choices(self) -> dict[str, str]:

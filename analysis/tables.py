@@ -58,7 +58,10 @@ def columns(rows: Sequence[ArmRow], spec: Spec) -> list[Column]:
     found += [Column("device-hours", lambda row: hours_text(row.hours))]
     if threshold is not None:
         found += _hours(rows, threshold, published)
-    return [*found, Column("forwards", lambda row: f"{row.forwards:,.0f}")]
+    return [
+        *found,
+        Column("forwards", lambda row: f"{row.forwards:,.0f}" if np.isfinite(row.forwards) else "–"),
+    ]
 
 
 def _hours(rows: Sequence[ArmRow], threshold: float, published: Published | None) -> list[Column]:
@@ -69,6 +72,10 @@ def _hours(rows: Sequence[ArmRow], threshold: float, published: Published | None
     if any(row.ratio is not None for row in rows):
         found += [Column(f"times the hours of {rows[0].reference}", _ratio)]
     return found
+
+
+def _forwards(row: ArmRow) -> str:
+    return f"{row.forwards:,.0f}" if np.isfinite(row.forwards) else "–"
 
 
 def _count(row: ArmRow) -> str:
@@ -153,7 +160,7 @@ def csv_text(rows: Sequence[ArmRow], spec: Spec) -> str:
             label, *(row.option(group) for group in AXES), setting.policy, setting.metric, row.arm.n,
             row.arm.lost, _number(row.initial.value), *_interval(row.final), int(row.best),
             *_interval(row.area), setting.device, _number(row.hours),
-            _number(row.samples, "{:.0f}"), f"{row.forwards:.0f}", *_interval(row.median),
+            _number(row.samples, "{:.0f}"), _number(row.forwards, "{:.0f}"), *_interval(row.median),
             "" if row.times is None else row.reached, *_interval(row.spent),
             *((_number(ratio.value), _number(ratio.low), _number(ratio.high), int(ratio.at_least))
               if ratio is not None else ("", "", "", "")), row.reference,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ablate.contract.errors import UserError
@@ -23,6 +24,17 @@ def run_roots(runs: Path) -> list[Path]:
             f"{runs} holds no run directory; name another with runs=<folder>, or run a grid first"
         )
     return roots
+
+
+def read_runs(roots: Iterable[Path]) -> list[RunRecord]:
+    """All runs; of one that cannot be read, its name and why: a damaged file must not cost the others."""
+    records = []
+    for root in roots:
+        try:
+            records.append(read_run(root))
+        except UserError as error:
+            records.append(RunRecord(root.name, {}, (), (), {}, "", "", root, damage=str(error)))
+    return records
 
 
 def read_run(root: Path) -> RunRecord:
