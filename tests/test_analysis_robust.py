@@ -1,4 +1,4 @@
-"""Reports over what a cluster leaves behind: nothing crashes, nothing is invented, what is missing is told."""
+"""Reports over what a cluster leaves behind: no crash, nothing invented, and what is missing is told."""
 
 from __future__ import annotations
 
