@@ -13,6 +13,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from ablate.contract import files
 from ablate.contract.errors import IncompatibleRun, UserError
 from ablate.contract.keys import ITERATION
 from ablate.contract.rundir import last_row
@@ -40,7 +41,8 @@ def train_here(overrides: list[str]) -> None:
 
     Raises:
         IncompatibleRun: its parts do not fit together.
-        UserError: a typo, a run that somebody else holds, a failure the trainer explains, or a stop.
+        UserError: a typo, a file or checkpoint that is not here, a run that somebody else holds, a failure
+            the trainer explains, or a stop.
     """
     (item,) = plan([overrides])
     if not isinstance(item, Run):
@@ -52,6 +54,7 @@ def train_here(overrides: list[str]) -> None:
         submit.name(item)
         print(f"{directory.root} is done already; change an override, or remove it to run it again")
         return
+    files.check(item.config)
     submit.snapshot(item)
     print(f"{directory.root}: {fate.value}", flush=True)
     resources = item.config["resources"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -154,6 +155,9 @@ class Policy(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+
+    def prepare(self, prompts: Sequence[str], folder: Path) -> None:
+        """Encode all prompts of a run, once; ``folder`` keeps what is costly for the runs after it."""
 
     def encode(self, prompts: Sequence[str]) -> Cond: ...
 

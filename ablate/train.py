@@ -21,6 +21,8 @@ from ablate.evaluate import Evaluator
 from ablate.loop import Lab, train
 from ablate.record import Recorder
 
+EMBEDDINGS = ".embeddings"  # beside the run directories: all runs of a folder share them
+
 
 def run(directory: RunDir) -> str:
     """Train until the budget is spent; returns "done" or "stopped".
@@ -57,14 +59,18 @@ def assemble(directory: RunDir, config: Mapping[str, Any], distributed: Distribu
     """All objects of one run; what cannot fit is refused before weights are loaded."""
     parts = build.light(config)
     settings, sampler = build.evaluation(config)
+    evaluator = Evaluator(settings, sampler, parts.prompts, parts.reward, distributed)
+    prompts = [prompt.text for prompt in (*parts.prompts.train, *parts.prompts.test)]
     policy = build.policy(config, parts, distributed)
+    policy.prepare(prompts[distributed.rank :: distributed.world], directory.root.parent / EMBEDDINGS)
+    distributed.gather_objects([])  # wait: what another process encodes is there from now on
     return Lab(
         run=directory,
         seed=int(config["seed"]),
         parts=parts,
         policy=policy,
         learner=build.learner(config, parts, policy, distributed),
-        evaluator=Evaluator(settings, sampler, parts.prompts, parts.reward, distributed),
+        evaluator=evaluator,
         batch=build.batch_sizes(config),
         budget=build.budget(config),
         preflight=build.preflight(config),

@@ -51,7 +51,10 @@ def main() -> int:
     out = view.console()
     try:
         if arguments.command == "plan":
-            out.print(view.show_plan(plan_line(arguments.overrides)))
+            items = plan_line(arguments.overrides)
+            out.print(view.show_plan(items))
+            for line in view.lacking(items):
+                out.print(line, soft_wrap=True)
         elif arguments.command == "status":
             out.print(status(arguments.runs))
         else:

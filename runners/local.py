@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from ablate.contract import files
 from runners import equal, process, submit, view
 from runners.machine import Machine, Seat, this_machine
 from runners.plan import Run, plan
@@ -73,7 +74,8 @@ def launch(asked: Sequence[str], cells: Sequence[Sequence[str]], equivalences: i
         equivalences: warn of equal cells among at most so many different updates; 0 does not look for them.
 
     Raises:
-        UserError: a typo in some cell, or too few GPUs; nothing has started then.
+        UserError: a typo in some cell, too few GPUs, or a file or checkpoint that is not here; nothing has
+            started then.
     """
     out = view.console()
     items = plan(cells)
@@ -81,6 +83,8 @@ def launch(asked: Sequence[str], cells: Sequence[Sequence[str]], equivalences: i
     machine = this_machine()
     for run in runs:
         machine.check(run.config["resources"])
+        if submit.fate(run).starts:
+            files.check(run.config)
     submit.record(asked, items)
     out.print(view.show_plan(items))
     labels = view.labels(items)

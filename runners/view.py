@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from ablate.contract import keys
+from ablate.contract import files, keys
 from ablate.contract.rundir import Row, RunDir, last_row
 from runners.plan import Overrides, Refused, Run
 from runners.submit import Fate, fate
@@ -69,6 +69,13 @@ def show_plan(items: Sequence[Run | Refused]) -> Group:
     if reasons:
         parts.append(table(f"{len(reasons)} refused", ("cell", "", "reason"), reasons))
     return Group(*parts)
+
+
+def lacking(items: Sequence[Run | Refused]) -> list[str]:
+    """What this machine does not have of the files that the runs left to do would read, each said once."""
+    runs = [item for item in items if isinstance(item, Run) and fate(item).starts]
+    told = dict.fromkeys(problem for run in runs for problem in files.missing(run.config))
+    return [f"cannot start on this machine: {problem}" for problem in told]
 
 
 def _aliases(run: Run) -> str:

@@ -2,7 +2,8 @@
 
 A part's yaml says what it ``requires`` of the others and what it ``provides`` to them. A run fits when every
 requirement is provided by some chosen part, and when its sizes divide. What it ``promises`` of itself, the
-preflight checks.
+preflight checks. Whether this machine has the ``files`` and ``checkpoints`` it names, ``ablate.contract.files``
+tells before a run starts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import yaml
 
 from ablate.contract.rundir import PROMISES
 
-TAGS = ("requires", "provides", PROMISES)
+TAGS = ("requires", "provides", PROMISES, "files", "checkpoints")  # in a part's yaml, but no fields of the part
 COUNTS = (
     "batch.prompts",
     "batch.group_size",
@@ -50,13 +51,14 @@ def problems(config: Mapping[str, Any], choices: Mapping[str, str], conf: Path) 
     return [*_tag_problems(config, choices, conf), *counts, *sizes, *_budget_problems(config["budget"])]
 
 
-def _parts(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def parts(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The nodes of a config that become parts, by group."""
     return {group: node for group, node in config.items() if isinstance(node, Mapping) and "_target_" in node}
 
 
 def promises(config: Mapping[str, Any]) -> frozenset[str]:
     """What the run's parts promise; not what a part within them does: a reshaped z-score is not centred."""
-    return frozenset(tag for node in _parts(config).values() for tag in node.get(PROMISES, ()))
+    return frozenset(tag for node in parts(config).values() for tag in node.get(PROMISES, ()))
 
 
 def _required(node: object) -> Iterator[str]:
@@ -71,9 +73,9 @@ def _required(node: object) -> Iterator[str]:
 
 
 def _tag_problems(config: Mapping[str, Any], choices: Mapping[str, str], conf: Path) -> Iterator[str]:
-    parts = _parts(config)
-    given = {tag for node in parts.values() for tag in node.get("provides", ())}
-    for group, node in parts.items():
+    chosen_parts = parts(config)
+    given = {tag for node in chosen_parts.values() for tag in node.get("provides", ())}
+    for group, node in chosen_parts.items():
         for tag in dict.fromkeys(_required(node)):
             if tag in given:
                 continue

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,14 @@ class Backbone(Protocol):
         """Samples as the reward wants them; images are [n,C,H,W] in [0,1]."""
 
     def to(self, device: torch.device) -> Backbone: ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A backbone whose prompts are costly to encode: it is told all of a run's before the first rollout."""
+
+    def prepare(self, prompts: Sequence[str], folder: Path) -> None:
+        """Encode what ``folder`` does not hold yet."""
 
 
 class RolePolicy:
@@ -81,6 +90,11 @@ class RolePolicy:
     @property
     def forwards(self) -> int:
         return self._forwards
+
+    def prepare(self, prompts: Sequence[str], folder: Path) -> None:
+        """Have all prompts of a run encoded, and the null prompt; nothing where encoding costs nothing."""
+        if isinstance(self._backbone, Prepares):
+            self._backbone.prepare(["", *prompts], folder)
 
     def encode(self, prompts: Sequence[str]) -> Cond:
         with torch.no_grad():
@@ -132,7 +146,8 @@ class RolePolicy:
                     tensor.lerp_(origin[name], 1 - decay)
 
     def phase(self, name: PhaseName) -> AbstractContextManager[None]:
-        """Nothing to move or cast on the testbeds; a large model's offloading and autocast belong here."""
+        """Nothing to move: a backbone's text encoders are gone by now. Its dtype is its network's own affair,
+        so that rollout and update cannot differ in it; offloading would belong here."""
         del name
         return nullcontext()
 
