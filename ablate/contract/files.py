@@ -1,7 +1,7 @@
 """What a run reads but the repository does not ship: prompt files and checkpoints, looked for without torch.
 
 A part's yaml says in ``files`` which of its fields are paths, and in ``checkpoints`` which are diffusers
-pipelines, and of what class.
+pipelines or transformers models, and of what class.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ def missing(config: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{group}.{field} = {path}: no such file; {cure}"
         for field, kind in node.get("checkpoints", {}).items():
             try:
-                pipeline_folder(str(_field(node, field)), kind)
+                find = pipeline_folder if kind.endswith("Pipeline") else model_folder
+                find(str(_field(node, field)), kind)
             except UserError as error:
                 yield f"{group}.{field} = {error}"
 
@@ -57,9 +58,18 @@ def pipeline_folder(checkpoint: str, kind: str) -> Path:
     Raises:
         UserError: there is none, it is half a download, or of another class.
     """
+    return _folder(checkpoint, kind, "model_index.json", _pipeline_damage)
+
+
+def model_folder(checkpoint: str, kind: str) -> Path:
+    """As ``pipeline_folder``, of one transformers model."""
+    return _folder(checkpoint, kind, "config.json", _model_damage)
+
+
+def _folder(checkpoint: str, kind: str, index: str, damage: Callable[[Path, str], Iterator[str]]) -> Path:
     local = Path(checkpoint).expanduser()
     on_hub = not local.is_dir() and _HUB_ID.fullmatch(checkpoint) is not None
-    folder = _cached(checkpoint) if on_hub else local if local.is_dir() else None
+    folder = _cached(checkpoint, index) if on_hub else local if local.is_dir() else None
     repository, _, revision = checkpoint.partition("@")
     fetch = f"hf download {repository}" + (f" --revision {revision}" if revision else "")
     cure = f"fetch it with: {fetch}" if on_hub else f"save a {kind} there, or name another folder or a hub id"
@@ -67,7 +77,7 @@ def pipeline_folder(checkpoint: str, kind: str) -> Path:
         where = "is not on this machine" if on_hub else "is no folder"
         gate = " (if gated: accept its licence on its page, then hf auth login)" if on_hub else ""
         raise UserError(f"{checkpoint}: {where}; {cure}{gate}")
-    for problem in _damage(folder, kind):
+    for problem in damage(folder, kind):
         raise UserError(f"{checkpoint}: {problem}; {cure}")
     return folder
 
@@ -76,15 +86,15 @@ def _field(node: Mapping[str, Any], name: str) -> Any:
     return reduce(lambda inner, key: inner[key], name.split("."), node)
 
 
-def _cached(checkpoint: str) -> Path | None:
+def _cached(checkpoint: str, file: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     repository, _, revision = checkpoint.partition("@")
-    index = try_to_load_from_cache(repository, "model_index.json", revision=revision or None)
+    index = try_to_load_from_cache(repository, file, revision=revision or None)
     return Path(index).parent if isinstance(index, str) else None
 
 
-def _damage(folder: Path, kind: str) -> Iterator[str]:
+def _pipeline_damage(folder: Path, kind: str) -> Iterator[str]:
     try:
         index = json.loads((folder / "model_index.json").read_text())
         made = index["_class_name"]
@@ -96,6 +106,17 @@ def _damage(folder: Path, kind: str) -> Iterator[str]:
     for name, entry in index.items():
         if isinstance(entry, list) and len(entry) == 2 and entry[1] is not None:
             yield from _component_damage(folder / name, str(entry[1]))
+
+
+def _model_damage(folder: Path, kind: str) -> Iterator[str]:
+    try:
+        made = json.loads((folder / "config.json").read_text())["architectures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        yield "it has no readable config.json, so it is no transformers model"
+        return
+    if kind not in made:
+        yield f"it is a {' or '.join(made)}, and this part needs a {kind}"
+    yield from _component_damage(folder, kind)
 
 
 def _component_damage(folder: Path, made: str) -> Iterator[str]:

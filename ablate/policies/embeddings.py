@@ -5,6 +5,7 @@ Text encoders are loaded for the prompts that have no whole file, and are gone a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -96,7 +97,8 @@ class Embeddings:
             save_file(tensors, partial, {"digest": digest(tensors), "prompt": prompt})
             partial.replace(path)
         except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise UserError(
                 f"could not write {path}: {error}; free some space and repeat the command"
             ) from error
