@@ -39,7 +39,7 @@ Found = Mapping[str, Sequence[Detection]]
 
 
 def found(detections: Sequence[Detection], tag: str) -> Found:
-    """Detections that count, by class, best first: score above .3 (.9 if the task is counting), 16 at most."""
+    """Detections that count, by class, best first: score above .3 (.9 where it is counting), 16 at most."""
     least = LEAST_COUNTING_SCORE if tag == "counting" else LEAST_SCORE
     by_class: defaultdict[str, list[Detection]] = defaultdict(list)
     for detection in sorted(detections, key=lambda d: -d.score):

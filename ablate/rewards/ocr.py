@@ -109,7 +109,7 @@ class RapidOCR:
     def _engine(self) -> Any:
         from rapidocr import RapidOCR as Engine
 
-        return Engine()
+        return Engine(params={"Global.log_level": "error"})  # else it tells of every empty image
 
     def __call__(self, images: Tensor) -> list[str]:
         pixels = (images.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
