@@ -227,3 +227,43 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     assert model_folder(str(tmp_path), "CLIPTextModel") == tmp_path
     with pytest.raises(UserError, match="it is a CLIPTextModel, and this part needs a CLIPModel"):
         model_folder(str(tmp_path), "CLIPModel")
+
+
+def test_the_detector_runs_on_models_of_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny ones with random weights: boxes lie in the image, labels are GenEval's, colors only where asked."""
+    import transformers as t
+    from tiny_pipelines import clip_tokenizer
+
+    from ablate.rewards import detectors
+
+    stages = {
+        "depths": [1] * 4,
+        "num_heads": [1, 1, 2, 2],
+        "out_features": [f"stage{i}" for i in (1, 2, 3, 4)],
+    }
+    backbone = t.SwinConfig(image_size=64, embed_dim=16, window_size=4, **stages)
+    wide = dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim", "dim_feedforward"), 32)
+    small = {"encoder_layers": 1, "decoder_layers": 2, "num_queries": 5, "num_attention_heads": 2}
+    config = t.Mask2FormerConfig(
+        backbone_config=backbone, encoder_feedforward_dim=32, num_labels=80, **wide, **small
+    )
+    t.Mask2FormerForUniversalSegmentation(config).save_pretrained(tmp_path / "eyes")
+    t.Mask2FormerImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "eyes")
+    tower = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": 514, "bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 1, **tower}
+    vision = {"image_size": 64, "patch_size": 16, **tower}
+    clip = t.CLIPConfig(text_config=text, vision_config=vision, projection_dim=32)
+    t.CLIPModel(clip).save_pretrained(tmp_path / "clip")
+    crop = t.CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    t.CLIPProcessor(crop, clip_tokenizer(tmp_path / "words")).save_pretrained(tmp_path / "clip")
+
+    monkeypatch.setattr(detectors, "LEAST_SCORE", 0.0)  # untrained, it is sure of nothing
+    made = detectors.Mask2Former(str(tmp_path / "eyes"), str(tmp_path / "clip"), batch=2)
+    images = torch.rand(3, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    plain, colored, _ = made(images, [frozenset(), frozenset(CLASSES), frozenset()])
+    assert plain and colored
+    assert {detection.color for detection in plain} == {""}
+    assert {detection.color for detection in colored} <= set(detectors.COLORS)
+    for detection in [*plain, *colored]:
+        left, top, right, bottom = detection.box
+        assert 0 <= left < right <= 64 and 0 <= top < bottom <= 48 and detection.label in CLASSES

@@ -136,24 +136,28 @@ class Mask2Former:
 
     @cached_property
     def _detector(self) -> tuple[Any, Any]:
-        from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil
+        import transformers
 
+        kind: Any = transformers.Mask2FormerForUniversalSegmentation
+        processor: Any = transformers.Mask2FormerImageProcessorPil
         folder = model_folder(self.checkpoint, "Mask2FormerForUniversalSegmentation")
-        model = Mask2FormerForUniversalSegmentation.from_pretrained(folder, local_files_only=True).eval()
+        model = kind.from_pretrained(folder, local_files_only=True).eval()
         if model.config.num_labels != len(CLASSES):
             raise UserError(
                 f"reward.detector.checkpoint = {self.checkpoint} knows {model.config.num_labels} classes, "
                 f"and GenEval needs COCO's {len(CLASSES)}; name a checkpoint for COCO instances"
             )
-        return Mask2FormerImageProcessorPil.from_pretrained(folder, local_files_only=True), model
+        return processor.from_pretrained(folder, local_files_only=True), model
 
     @cached_property
     def _classifier(self) -> tuple[Any, Any]:
-        from transformers import CLIPModel, CLIPProcessor
+        import transformers
 
+        kind: Any = transformers.CLIPModel
+        processor: Any = transformers.CLIPProcessor
         folder = model_folder(self.colors, "CLIPModel")
-        model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
-        return CLIPProcessor.from_pretrained(folder, local_files_only=True), model
+        model = kind.from_pretrained(folder, local_files_only=True).eval()
+        return processor.from_pretrained(folder, local_files_only=True), model
 
 
 def _eight_bits(images: Tensor) -> list[Any]:
