@@ -229,8 +229,8 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
         model_folder(str(tmp_path), "CLIPModel")
 
 
-def test_the_detector_runs_on_models_of_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny ones with random weights: boxes lie in the image, labels are GenEval's, colors only where asked."""
+def test_the_detector_runs_on_tiny_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boxes lie in the image, labels are GenEval's, colors only where asked."""
     import transformers as t
     from tiny_pipelines import clip_tokenizer
 

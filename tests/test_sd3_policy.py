@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,18 @@ import pytest
 import torch
 from commands import command
 from pieces import draws
-from running import finish, in_child, outcome, prepare, same, wait
-from tiny_pipelines import CAPTIONS, RESOLUTION, save_sd3, stir, vae
+from running import in_child, wait
+from tiny_pipelines import (
+    ARMS,
+    CAPTIONS,
+    RESOLUTION,
+    TINY,
+    prompt_files,
+    save_sd3,
+    stir,
+    trains_and_resumes,
+    vae,
+)
 from torch import Tensor
 
 from ablate.__main__ import train_here
@@ -24,17 +33,16 @@ from ablate.contract.errors import DivergedRun, UserError
 from ablate.contract.files import missing
 from ablate.contract.rundir import RunDir, read_rows
 from ablate.key import Key
-from ablate.learners.default import DefaultLearner
 from ablate.policies.embeddings import Embeddings
-from ablate.policies.pipeline import Decoder
+from ablate.policies.pipeline import Decoder, PipelineBackbone
 from ablate.policies.policy import RolePolicy
 from ablate.policies.roles import Lora
-from ablate.policies.sd3 import SD3
+from ablate.policies.sd3 import LORA_TARGETS, sd3
 from ablate.rollout import Request, collect
 from ablate.samplers.grids import Double
 from ablate.samplers.ode import EulerODE
 from ablate.starts.noise import Noise
-from ablate.train import EMBEDDINGS, run
+from ablate.train import EMBEDDINGS
 from runners.local import launch
 
 STEPS, GUIDANCE = 5, 3.0
@@ -45,15 +53,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_sd3(tmp_path_factory.mktemp("sd3"))
 
 
-@pytest.fixture(scope="module")
-def prompt_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    folder = tmp_path_factory.mktemp("prompts")
-    (folder / "train.txt").write_text("\n".join(CAPTIONS[:4]) + "\n")
-    (folder / "test.txt").write_text("\n".join(CAPTIONS[4:]))
-    return (f"prompts.train_file={folder}/train.txt", f"prompts.test_file={folder}/test.txt")
-
-
-def backbone(checkpoint: Path, **changes: Any) -> SD3:
+def backbone(checkpoint: Path, **changes: Any) -> PipelineBackbone:
     given = {
         "resolution": RESOLUTION,
         "dtype": "float32",
@@ -62,7 +62,7 @@ def backbone(checkpoint: Path, **changes: Any) -> SD3:
         "decode_batch": 2,
         "gradient_checkpointing": False,
     }
-    return SD3(checkpoint=str(checkpoint), **(given | changes))
+    return sd3(checkpoint=str(checkpoint), **(given | changes))
 
 
 def policy(checkpoint: Path, **changes: Any) -> RolePolicy:
@@ -108,7 +108,7 @@ def test_adapters_are_where_the_field_puts_them(checkpoint: Path) -> None:
     """On the eight projections of the joint attention of every block, never on the second one, in fp32."""
     names = [name for name in policy(checkpoint, dtype="bfloat16").state_dict() if name.startswith("theta/")]
     layers = {name.split("transformer_blocks.")[1].rsplit(".lora_", 1)[0] for name in names}
-    both = {f"{block}.{target}" for block in "01" for target in SD3.lora_targets}
+    both = {f"{block}.{target}" for block in "01" for target in LORA_TARGETS}
     assert layers == both - {"1.attn.to_add_out"}  # the last block sends nothing back to the text
     assert all(
         parameter.dtype == torch.float32 for parameter in policy(checkpoint, dtype="bfloat16").parameters()
@@ -178,61 +178,23 @@ def test_a_decoder_that_overflows_goes_on_in_fp32() -> None:
         Decoder(low, 2)(x0 * float("nan"))
 
 
-ARMS = {
-    "epg": (
-        *("objective=epg", "estimator=elbo", "sampler=ode", "regularizer=girsanov", "snapshots=nft_fast"),
-        "+policy.guidance.ref=1.5",
-    ),
-    "grpo": (
-        *("objective=grpo", "estimator=trajectory", "sampler=sde", "regularizer=transition_kl"),
-        *("snapshots=on_policy", "batch.updates=2", "policy.backbone.gradient_checkpointing=true"),
-    ),
-    "nft": ("objective=nft", "estimator=elbo", "sampler=dpm2", "policy.backbone.dtype=bfloat16"),
-}
-TINY = (
-    *("policy=sd35m", f"policy.backbone.resolution={RESOLUTION}", "policy.backbone.max_tokens=32"),
-    *("policy.backbone.dtype=float32", "policy.backbone.vae_dtype=float32", "policy.tunings.lora.rank=4"),
-    *("sampler.num_steps=4", "evaluation.sampler.num_steps=3", "evaluation.samples_per_prompt=1"),
-    *("batch.prompts=2", "batch.group_size=4", "batch.micro=4", "batch.rollout=4"),
-    *("budget.iterations=3", "evaluation.every_iterations=2", "checkpoint.every_iterations=1"),
-)
-
-
 @pytest.mark.parametrize("arm", ARMS)
-def test_trains_and_resumes_to_the_bit(
-    arm: str, checkpoint: Path, prompt_files: tuple[str, ...], tmp_path: Path
-) -> None:
-    """Three iterations in one go, and stopped after two; the second run loads no text encoder."""
-    overrides = (*TINY, f"policy.backbone.checkpoint={checkpoint}", *prompt_files, *ARMS[arm])
-    whole, broken = (prepare(tmp_path / name, *overrides) for name in ("whole", "broken"))
-    finish(whole)
-    shutil.copytree(whole.root.parent / EMBEDDINGS, broken.root.parent / EMBEDDINGS)
-
-    def stopped_run() -> None:
-        update, count = DefaultLearner.update, [0]
-        SD3._encoders = None  # type: ignore[method-assign, assignment]  # calling it would fail
-
-        def counting(self: DefaultLearner, *args: object) -> dict[str, float]:
-            count[0] += 1
-            if count[0] == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return update(self, *args)  # type: ignore[arg-type]
-
-        DefaultLearner.update = counting  # type: ignore[method-assign, assignment]
-        run(broken)
-
-    assert wait(in_child(stopped_run)) == 0
-    assert broken.read_state()["state"] == "stopped" and len(read_rows(broken.metrics)) == 2
-    finish(broken)
-    assert same(outcome(broken), outcome(whole))
+def test_trains_and_resumes_to_the_bit(arm: str, checkpoint: Path, tmp_path: Path) -> None:
+    whole = trains_and_resumes(tmp_path, "policy=sd35m", arm, checkpoint)
     rows = read_rows(whole.metrics)
     assert len(rows) == 3 and all(row["grad_norm"] > 0 for row in rows)
     assert -1 < rows[0]["reward/compressibility/mean"] < 0
 
 
-def test_from_the_command_line_on(checkpoint: Path, prompt_files: tuple[str, ...], tmp_path: Path) -> None:
+def test_from_the_command_line_on(checkpoint: Path, tmp_path: Path) -> None:
     """Planned, checked for its files, snapshot and trained; nothing is said but the lab's own lines."""
-    given = [*TINY, f"policy.backbone.checkpoint={checkpoint}", *prompt_files, "budget.iterations=1"]
+    given = [
+        "policy=sd35m",
+        *TINY,
+        f"policy.backbone.checkpoint={checkpoint}",
+        *prompt_files,
+        "budget.iterations=1",
+    ]
     told = tmp_path / "told"
 
     def work() -> None:

@@ -1,13 +1,22 @@
-"""A whole SD3 pipeline with random weights, small enough for tests; nothing is downloaded."""
+"""Whole SD3 and FLUX pipelines with random weights, small enough for tests; nothing is downloaded."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import torch
+from running import finish, in_child, outcome, prepare, same, wait
 from torch import nn
+
+from ablate.contract.rundir import RunDir, read_rows
+from ablate.learners.default import DefaultLearner
+from ablate.policies.pipeline import Texts
+from ablate.train import EMBEDDINGS, run
 
 CAPTIONS = (
     "a photo of a red cat",
@@ -142,3 +151,94 @@ def save_sd3(folder: Path) -> Path:
     )
     pipe.save_pretrained(folder)
     return folder
+
+
+def save_flux(folder: Path) -> Path:
+    """Write a tiny ``FluxPipeline`` to ``folder``: guidance-distilled, with FLUX's dynamic shift."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from transformers import CLIPTextModel
+
+    words, tokens = clip_tokenizer(folder / ".clip"), t5_tokenizer(folder / ".t5")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        clip: Any = _clip()
+        parts = {
+            "transformer": FluxTransformer2DModel(
+                patch_size=1,
+                in_channels=16,
+                num_layers=1,
+                num_single_layers=2,
+                attention_head_dim=16,
+                num_attention_heads=4,
+                joint_attention_dim=64,
+                pooled_projection_dim=32,
+                guidance_embeds=True,
+                axes_dims_rope=(4, 6, 6),
+            ),
+            "vae": vae(),
+            "text_encoder": CLIPTextModel(clip.config),
+            "text_encoder_2": _t5(tokens),
+        }
+        stir(*parts.values())
+    pipe = FluxPipeline(
+        **parts,
+        tokenizer=words,
+        tokenizer_2=tokens,
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15),
+    )
+    pipe.save_pretrained(folder)
+    return folder
+
+
+ARMS = {
+    "epg": (
+        *("objective=epg", "estimator=elbo", "sampler=ode", "regularizer=girsanov", "snapshots=nft_fast"),
+        "+policy.guidance.ref=1.5",
+    ),
+    "grpo": (
+        *("objective=grpo", "estimator=trajectory", "sampler=sde", "regularizer=transition_kl"),
+        *("snapshots=on_policy", "batch.updates=2", "policy.backbone.gradient_checkpointing=true"),
+    ),
+    "nft": ("objective=nft", "estimator=elbo", "sampler=dpm2", "policy.backbone.dtype=bfloat16"),
+}
+TINY = (
+    *(f"policy.backbone.resolution={RESOLUTION}", "policy.backbone.max_tokens=32"),
+    *("policy.backbone.dtype=float32", "policy.backbone.vae_dtype=float32", "policy.tunings.lora.rank=4"),
+    *("sampler.num_steps=4", "evaluation.sampler.num_steps=3", "evaluation.samples_per_prompt=1"),
+    *("batch.prompts=2", "batch.group_size=4", "batch.micro=4", "batch.rollout=4"),
+    *("budget.iterations=3", "evaluation.every_iterations=2", "checkpoint.every_iterations=1"),
+)
+
+
+def prompt_files(folder: Path) -> tuple[str, ...]:
+    """Overrides that name four training prompts and two others to test on, written to ``folder``."""
+    (folder / "train.txt").write_text("\n".join(CAPTIONS[:4]) + "\n")
+    (folder / "test.txt").write_text("\n".join(CAPTIONS[4:]))
+    return (f"prompts.train_file={folder}/train.txt", f"prompts.test_file={folder}/test.txt")
+
+
+def trains_and_resumes(root: Path, policy: str, arm: str, checkpoint: Path) -> RunDir:
+    """Three iterations in one go, and stopped after two: the same bits; then no text encoder is loaded."""
+    overrides = (policy, *TINY, f"policy.backbone.checkpoint={checkpoint}", *prompt_files(root), *ARMS[arm])
+    whole, broken = (prepare(root / name, *overrides) for name in ("whole", "broken"))
+    finish(whole)
+    shutil.copytree(whole.root.parent / EMBEDDINGS, broken.root.parent / EMBEDDINGS)
+
+    def stopped_run() -> None:
+        update, count = DefaultLearner.update, [0]
+        Texts.loaded = None  # type: ignore[method-assign, assignment]  # calling it would fail
+
+        def counting(self: DefaultLearner, *args: object) -> dict[str, float]:
+            count[0] += 1
+            if count[0] == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return update(self, *args)  # type: ignore[arg-type]
+
+        DefaultLearner.update = counting  # type: ignore[method-assign, assignment]
+        run(broken)
+
+    assert wait(in_child(stopped_run)) == 0
+    assert broken.read_state()["state"] == "stopped" and len(read_rows(broken.metrics)) == 2
+    finish(broken)
+    assert same(outcome(broken), outcome(whole))
+    return whole

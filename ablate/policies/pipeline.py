@@ -1,10 +1,12 @@
-"""What the policies on diffusers pipelines share: loading whole components, and decoding in chunks."""
+"""What the policies on diffusers pipelines share: loading, text encoders that come and go, decoding."""
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ablate.contract.errors import DivergedRun, UserError
+from ablate.policies.embeddings import Embeddings, Encode, fingerprint
+from ablate.types import Cond
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -106,3 +110,138 @@ class Decoder:
     def _decode(self, latents: Tensor) -> Tensor:
         decoded: Tensor = self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0]
         return decoded.float()
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A pipeline's text encoders, on a device only while prompts are encoded.
+
+    Attributes:
+        folder: the pipeline's.
+        kind: its class in diffusers.
+        encoders, tokenizers: names of its components; ``max_tokens`` limits the last tokenizer.
+        dtype: the encoders'.
+        call: the pipeline, prompts, a device and ``max_tokens`` -> tensors, batch first.
+
+    Raises:
+        UserError: the checkpoint lacks a component, or a prompt is too long.
+    """
+
+    folder: Path
+    kind: str
+    encoders: Sequence[str]
+    tokenizers: Sequence[str]
+    dtype: torch.dtype
+    max_tokens: int
+    call: Callable[[Any, list[str], torch.device, int], Mapping[str, Tensor]]
+
+    def __post_init__(self) -> None:
+        absent = [name for name in (*self.encoders, *self.tokenizers) if not (self.folder / name).is_dir()]
+        if absent:
+            raise UserError(
+                f"{self.folder} has no {absent[0]}, and prompts are embedded by all text encoders"
+            )
+
+    @property
+    def identity(self) -> str:
+        """What the embeddings depend on besides the prompt."""
+        told = fingerprint(self.folder / name for name in (*self.encoders, *self.tokenizers))
+        return f"{self.kind} {told} {self.dtype} {self.max_tokens}"
+
+    @contextmanager
+    def loaded(self, device: torch.device) -> Iterator[Encode]:
+        """Prompts to embeddings; the encoders are freed at the end."""
+        absent: dict[str, Any] = {"transformer": None, "vae": None, "scheduler": None}
+        with quiet():
+            import diffusers
+
+            kind: Any = getattr(diffusers, self.kind)
+            pipe = kind.from_pretrained(self.folder, torch_dtype=self.dtype, local_files_only=True, **absent)
+        for name in self.encoders:
+            getattr(pipe, name).to(device)
+
+        def encode(prompts: Sequence[str]) -> Mapping[str, Tensor]:
+            self._check_lengths(getattr(pipe, self.tokenizers[-1]), prompts)
+            return self.call(pipe, list(prompts), device, self.max_tokens)
+
+        try:
+            yield encode
+        finally:
+            for name in self.encoders:
+                setattr(pipe, name, None)
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _check_lengths(self, tokenizer: Any, prompts: Sequence[str]) -> None:
+        for prompt in prompts:
+            count = len(tokenizer(prompt).input_ids)
+            if count > self.max_tokens:
+                raise UserError(
+                    f"the prompt {prompt[:60]!r}... has {count} tokens, more than "
+                    f"policy.backbone.max_tokens = {self.max_tokens}; shorten it, or raise max_tokens"
+                )
+
+
+class PipelineBackbone:
+    """A ``Backbone`` made of a pipeline's parts.
+
+    Args:
+        network: the velocity, fp32 to fp32.
+        order: names of what ``texts`` gives, in the order in which the network takes them.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        vae: nn.Module,
+        decode_batch: int,
+        shape: tuple[int, ...],
+        lora_targets: Sequence[str],
+        texts: Texts,
+        order: Sequence[str],
+    ) -> None:
+        self.network, self.shape, self.lora_targets = network, shape, lora_targets
+        self._vae, self._decoder = vae, Decoder(vae, decode_batch)
+        self._texts, self._order = texts, order
+        self._device = torch.device("cpu")
+        self._embeddings = Embeddings(self._encoders, texts.identity)
+
+    def prepare(self, prompts: Sequence[str], folder: Path) -> None:
+        """Embed prompts, now, into ``folder``, so that no text encoder is loaded later."""
+        self._embeddings = Embeddings(self._encoders, self._texts.identity, folder)
+        self._embeddings.fill(prompts)
+
+    def encode(self, prompts: Sequence[str]) -> Cond:
+        unique = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+        found = self._embeddings(list(unique))
+        rows = torch.tensor([unique[prompt] for prompt in prompts], device=self._device)
+        return {name: found[name].to(self._device)[rows] for name in self._order}  # repeated on the device
+
+    def decode(self, x0: Tensor) -> Tensor:
+        return self._decoder(x0)
+
+    def to(self, device: torch.device) -> PipelineBackbone:
+        self.network.to(device)
+        self._vae.to(device)
+        self._device = device
+        return self
+
+    def _encoders(self) -> Any:
+        return self._texts.loaded(self._device)
+
+
+def latent_shape(channels: int, vae: Any, patch: int, resolution: int, largest: int) -> tuple[int, int, int]:
+    """Latents of a square image of ``resolution`` pixels; ``largest`` patches a side at most.
+
+    Raises:
+        ValueError: the resolution is no multiple of what a patch covers, or too large.
+    """
+    factor = 2 ** (len(vae.block_out_channels) - 1)
+    if resolution % (factor * patch) or not 0 < resolution <= factor * patch * largest:
+        raise ValueError(
+            f"policy.backbone.resolution = {resolution} must be a multiple of {factor * patch}, "
+            f"at most {factor * patch * largest}"
+        )
+    return (channels, resolution // factor, resolution // factor)
