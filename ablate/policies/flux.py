@@ -112,7 +112,7 @@ def _packed(x: Tensor) -> Tensor:
 
 def _unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
     """[B,h*w,4C] -> [B,C,2h,2w]."""
-    return nn.functional.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height, width)), _PATCH)
+    return nn.functional.pixel_shuffle(tokens.transpose(1, 2).reshape(len(tokens), -1, height, width), _PATCH)
 
 
 def _embed(pipe: Any, prompts: list[str], device: torch.device, max_tokens: int) -> Mapping[str, Tensor]:
