@@ -192,7 +192,7 @@ def test_from_the_command_line_on(checkpoint: Path, tmp_path: Path) -> None:
         "policy=sd35m",
         *TINY,
         f"policy.backbone.checkpoint={checkpoint}",
-        *prompt_files,
+        *prompt_files(tmp_path),
         "budget.iterations=1",
     ]
     told = tmp_path / "told"
