@@ -2,8 +2,8 @@
 
 A part's yaml says what it ``requires`` of the others and what it ``provides`` to them. A run fits when every
 requirement is provided by some chosen part, and when its sizes divide. What it ``promises`` of itself, the
-preflight checks. Whether this machine has the ``files`` and ``checkpoints`` it names, ``ablate.contract.files``
-tells before a run starts.
+preflight checks. Whether this machine has the ``files`` and ``checkpoints`` it names, ``contract.files`` tells
+before a run starts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ import yaml
 
 from ablate.contract.rundir import PROMISES
 
-TAGS = ("requires", "provides", PROMISES, "files", "checkpoints")  # in a part's yaml, but no fields of the part
+TAGS = (
+    "requires",
+    "provides",
+    PROMISES,
+    "files",
+    "checkpoints",
+)  # in a part's yaml, but no fields of the part
 COUNTS = (
     "batch.prompts",
     "batch.group_size",
