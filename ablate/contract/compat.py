@@ -2,7 +2,7 @@
 
 A part's yaml says what it ``requires`` of the others and what it ``provides`` to them. A run fits when every
 requirement is provided by some chosen part, and when its sizes divide. What it ``promises`` of itself, the
-preflight checks. Whether this machine has the ``files`` and ``checkpoints`` it names, ``contract.files`` tells
+preflight checks. If this machine has the ``files`` and ``checkpoints`` it names, ``contract.files`` tells
 before a run starts.
 """
 
