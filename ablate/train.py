@@ -89,7 +89,10 @@ def _state(directory: RunDir, distributed: Distributed) -> Iterator[None]:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """SIGTERM and Ctrl-C ask for a checkpoint and an end after this iteration; a second Ctrl-C insists."""
+    """SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl-C ask to save and end after this iteration.
+
+    A second Ctrl-C insists.
+    """
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -97,7 +100,8 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield lambda: bool(asked)
     finally:

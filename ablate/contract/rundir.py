@@ -2,12 +2,14 @@
 
 config.yaml     the resolved config; the run reads this and never composes again
 overrides.txt   every command line that asked for this run
-commit.txt      code version and package versions at submission
+commit.txt      code version and package versions at each submission, the last one last
 state.json      state, pid, host, iteration, last error line
 preflight.json  what was checked before the first update, and what was found
 metrics.jsonl   one row per iteration      eval.jsonl   one row per evaluation
 images/         sample grids               checkpoints/ latest.ckpt
 log.txt         output of the process, when a launcher started it
+job.json        the SLURM submission it was last part of
+attempts.jsonl  one row per SLURM job that worked on it: waited, ran, how it ended
 lock            held by the process that owns the run; the kernel lets go when it dies
 """
 
@@ -105,6 +107,14 @@ class RunDir:
     @property
     def log(self) -> Path:
         return self.root / "log.txt"
+
+    @property
+    def job(self) -> Path:
+        return self.root / "job.json"
+
+    @property
+    def attempts(self) -> Path:
+        return self.root / "attempts.jsonl"
 
     @property
     def lock(self) -> Path:

@@ -5,7 +5,7 @@
     python tests/slurm/cluster.py down FOLDER
 
 Every daemon is a plain process of this user with its files in FOLDER and its port on 127.0.0.1; ``down`` ends
-those it started, by pid. Fake GPUs are character devices nobody uses: SLURM counts them, and nothing opens them.
+those it started, by pid. Fake GPUs are character devices nobody uses: SLURM counts them, nothing opens them.
 """
 
 from __future__ import annotations
