@@ -1,7 +1,7 @@
 """One SLURM job's share of a run: ``python -m runners.attempt runs/<signature>`` ends every job script.
 
-It starts the trainer, asks it to save before the time limit, and then asks SLURM for another job under the same
-number, until the budget is used. Preempted jobs SLURM queues again by itself. No torch.
+It starts the trainer, asks it to save before the time limit, and then asks SLURM for another job under the
+same number, until the budget is used. Preempted jobs SLURM queues again itself. No torch.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,10 +26,9 @@ from ablate.contract.errors import UserError
 from ablate.contract.rundir import RunDir, append_row, read_rows
 from runners import process, queue
 
-Signals = dict[signal.Signals, float]
+Signals = set[signal.Signals]
 POLL_S = 0.2
 SPARE_S = 15.0  # before the time limit: after it a job cannot be queued again
-EARLY_S = 60.0  # SLURM may warn so much earlier than it was asked to
 
 
 def attempt(directory: RunDir) -> int:
@@ -84,19 +84,28 @@ def _attend(
 ) -> bool:
     """Wait until the trainer ends, or the job's time does; True if it was asked to save before the limit.
 
-    SLURM's warning counts, as limits may be lowered; our clock does as well, as the warning may be late.
+    SLURM warns early, late, or for a limit that somebody lowered: the warning makes us look again.
     """
-    asked = False
+    asked = warned = False
     while child.poll() is None:
-        now = time.time()
-        warned = got.get(signal.SIGUSR1, now) + EARLY_S <= now
-        if not asked and (warned or now >= limit - lead_s):
+        if not warned and signal.SIGUSR1 in got:
+            warned, limit = True, _limit() or time.time() + lead_s
+        if not asked and time.time() >= limit - lead_s:
             asked = True
+            _note(directory, "warned", left_s=round(limit - time.time(), 3))
             _ask_to_save(directory, child)
-        if asked and now > limit - SPARE_S:
+        if asked and time.time() > limit - SPARE_S:
             break  # an iteration too long for resources.slurm.lead_s: the last checkpoint has to do
         time.sleep(POLL_S)
     return asked
+
+
+def _limit() -> float | None:
+    """When SLURM ends this job, as a time; None if it does not say."""
+    with suppress(UserError, FileNotFoundError, ValueError):
+        end = queue.slurm("squeue", "-h", "-j", os.environ["SLURM_JOB_ID"], "-o", "%e").strip()
+        return datetime.fromisoformat(end).timestamp()
+    return None
 
 
 def _ask_to_save(directory: RunDir, child: subprocess.Popen[bytes]) -> None:
@@ -146,11 +155,11 @@ def _note(directory: RunDir, event: str, **more: Any) -> None:
 
 @contextmanager
 def _signals() -> Iterator[Signals]:
-    """When SLURM first announced the limit, or the end; neither ends us, the trainer saves first."""
-    got: Signals = {}
+    """Which of its limit and its end SLURM has announced; we outlive both, so that the trainer saves."""
+    got: Signals = set()
 
     def note(number: int, frame: FrameType | None) -> None:
-        got.setdefault(signal.Signals(number), time.time())
+        got.add(signal.Signals(number))
 
     before = {number: signal.signal(number, note) for number in (signal.SIGUSR1, signal.SIGTERM)}
     try:
