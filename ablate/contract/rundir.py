@@ -37,7 +37,7 @@ from ablate.contract.keys import ITERATION
 NOT_IDENTITY = ("resources", "logging", "paths", "sweep", "hydra", "choices", "preflight")
 PROMISES = "promises"  # a tag of a part, which cannot change what is learned either
 Row = dict[str, Any]
-_TAIL_BYTES = 1 << 20  # more than any row
+_TAILS = (1 << 14, 1 << 20)  # bytes at the end of a file: enough for most last rows, and for any
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is there
 
 
@@ -158,8 +158,12 @@ class RunDir:
             except OSError as error:
                 if error.errno in (errno.EAGAIN, errno.EACCES):
                     return True
-                raise
+                raise UserError(self._lockless(error)) from error
         return False
+
+    def _lockless(self, error: OSError) -> str:
+        cure = "point RUNS_DIR at a file system that has locks"
+        return f"{self.root}: its file system cannot lock files ({error.strerror}); {cure}"
 
     def taken(self) -> str:
         """What to say to somebody who wants a live run."""
@@ -180,7 +184,8 @@ class RunDir:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise UserError(self.taken()) from error
+                taken = error.errno in (errno.EAGAIN, errno.EACCES)
+                raise UserError(self.taken() if taken else self._lockless(error)) from error
             self.update_state(pid=os.getpid(), host=socket.gethostname(), started=time.time())
             yield
 
@@ -254,9 +259,14 @@ def last_row(path: Path) -> Row:
     """The last whole row, read from the end of the file; {} before the first."""
     if not path.exists():
         return {}
+    lines: list[bytes] = []
     with path.open("rb") as handle:
-        handle.seek(max(0, handle.seek(0, os.SEEK_END) - _TAIL_BYTES))
-        lines = handle.read().split(b"\n")[:-1]  # what follows the last newline is torn
+        size = handle.seek(0, os.SEEK_END)
+        for tail in _TAILS:
+            handle.seek(max(0, size - tail))
+            lines = handle.read().split(b"\n")[:-1]  # what follows the last newline is torn
+            if len(lines) > 1 or tail >= size:
+                break
     try:
         return dict(json.loads(lines[-1])) if lines else {}
     except ValueError as error:
