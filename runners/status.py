@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 
 from ablate.contract import keys
 from ablate.contract.errors import UserError
@@ -65,7 +65,7 @@ def named(runs: Path, name: str) -> RunDir:
     return directory
 
 
-def status(runs: Path) -> Table:
+def status(runs: Path) -> Group:
     """One line per run; of the config groups, the axes and what differs between the runs."""
     found = directories(runs)
     configs = _configs(runs, found)
@@ -81,7 +81,7 @@ def status(runs: Path) -> Table:
     counts = ", ".join(f"{number} {state}" for state, number in Counter(states).items())
     lost = f", {wasted:.3g} more wasted" if wasted else ""
     title = f"{len(rows)} runs in {runs}: {counts}; {hours:.3g} device-hours{lost}"
-    return view.table(title, columns, rows)
+    return Group(title, view.table("", columns, rows))  # a table's own title folds to its width
 
 
 def _line(directory: RunDir, config: Row, state: str, record: Row, groups: Sequence[str]) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def console() -> Console:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Rows of text; the words for states are coloured."""
-    view = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    view = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
         numeric = column in ("iteration", "reward", "device_h", "eta", "idle")
         view.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
