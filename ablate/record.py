@@ -8,7 +8,7 @@ from typing import Any
 
 from ablate.contract import keys
 from ablate.contract.errors import DivergedRun
-from ablate.contract.rundir import RunDir, append_row, cut_rows, finite, read_rows, signature
+from ablate.contract.rundir import RunDir, append_row, cut_rows, finite, last_row, read_rows, signature
 
 
 class Recorder:
@@ -18,8 +18,12 @@ class Recorder:
         self._run = run
         self._view = _view(run, config) if config["logging"]["wandb"] != "disabled" else None
 
-    def rewind(self, iteration: int) -> None:
-        """Drop rows a resumed run will write again."""
+    def rewind(self, iteration: int, gpu_hours: float) -> None:
+        """Drop rows a resumed run will write again; what they had cost is added to ``wasted_hours``."""
+        lost = last_row(self._run.metrics).get(keys.GPU_HOURS, 0.0) - gpu_hours
+        if lost > 0:
+            before = self._run.read_state().get("wasted_hours", 0.0)
+            self._run.update_state(wasted_hours=before + lost)
         cut_rows(self._run.metrics, iteration)
         cut_rows(self._run.evals, iteration)
 

@@ -22,6 +22,7 @@ from rich.live import Live
 from rich.table import Table
 
 from runners import equal, process, submit, view
+from runners.forecast import guard
 from runners.machine import Machine, Seat, this_machine
 from runners.plan import Run, plan
 from runners.submit import Fate
@@ -81,6 +82,7 @@ def launch(asked: Sequence[str], cells: Sequence[Sequence[str]], equivalences: i
     machine = this_machine()
     for run in runs:
         machine.check(run.config["resources"])
+    guard(runs)
     submit.record(asked, items)
     out.print(view.show_plan(items))
     labels = view.labels(items)

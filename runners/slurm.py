@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ablate.contract.rundir import RunDir
 from runners import queue, sbatch, submit, view
+from runners.forecast import guard
 from runners.local import LocalLauncher
 from runners.plan import Run, plan
 
@@ -41,6 +42,7 @@ def launch(asked: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
         out.print(view.show_plan(items))
         return
     with one_at_a_time(runs[0].directory.root.parent):
+        guard(runs)
         submit.record(asked, items)
         out.print(view.show_plan(items))
         starting = [run for run in runs if submit.fate(run).starts]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
 import sys
 import time
@@ -17,9 +15,10 @@ from rich.live import Live
 
 from ablate.contract import keys
 from ablate.contract.errors import UserError
-from ablate.contract.rundir import Row, RunDir, write_text
+from ablate.contract.rundir import Row, RunDir
 from runners import queue, view
 from runners.compose import did_you_mean
+from runners.recall import recall
 
 AXES = ("objective", "estimator", "sampler", "policy")
 UNSHOWN = ("paths", "resources")
@@ -68,7 +67,7 @@ def named(runs: Path, name: str) -> RunDir:
 def status(runs: Path) -> Group:
     """One line per run; of the config groups, the axes and what differs between the runs."""
     found = directories(runs)
-    configs = _configs(runs, found)
+    configs = recall(runs, found)
     states = [state_of(directory) for directory in found]
     groups = _telling([config["choices"] or {} for config in configs])
     columns = ("run", "state", *groups, "seed", "iteration", "reward", "device_h", "eta", "idle", "note")
@@ -129,28 +128,6 @@ def _telling(choices: Sequence[dict[str, str]]) -> list[str]:
         if group not in UNSHOWN and len(set(column)) > 1 and not alike:
             shown.append(group)
     return shown
-
-
-def _configs(runs: Path, found: Sequence[RunDir]) -> list[Row]:
-    """What the table shows of each config, remembered in a file: a thousand of them take a second to read."""
-    memory = runs / ".status.json"
-    try:
-        known = json.loads(memory.read_text())
-    except (OSError, ValueError):
-        known = {}
-    fresh = {}
-    for directory in found:
-        stamp = directory.config.stat().st_mtime_ns
-        entry = known.get(directory.name)
-        if entry is None or entry["stamp"] != stamp:
-            config = directory.read_config()
-            kept = {name: config.get(name) for name in ("choices", "seed", "budget")}
-            entry = {"stamp": stamp, **kept}
-        fresh[directory.name] = entry
-    if fresh != known:
-        with contextlib.suppress(OSError):  # somebody else's runs may be read-only
-            write_text(memory, json.dumps(fresh))
-    return list(fresh.values())
 
 
 def watch(runs: Path) -> None:

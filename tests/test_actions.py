@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import command
 from running import prepare
 
 from ablate.contract.errors import UserError
 from ablate.contract.rundir import RunDir, last_row, read_rows
+from ablate.train import run as train
 from runners import act, attempt, freeze, queue, sbatch, status, submit, view
+from runners.forecast import guard, look_back
 from runners.plan import Run, plan
 from runners.submit import Fate
 
@@ -240,3 +243,82 @@ def test_logs_end_and_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     directory.log.write_text("one\n\ntwo\nthree\n")
     status.logs(directory, 2, follow=True)
     assert capsys.readouterr().out == "two\nthree\n"
+
+
+def recorded_run(root: Path, *overrides: str, **row: object) -> RunDir:
+    """A run that stopped after its last row."""
+    directory = prepare(root, *overrides)
+    (item,) = plan([overrides])
+    config = yaml.safe_load(directory.config.read_text())
+    directory.config.write_text(yaml.safe_dump(config | {"choices": dict(item.choices)}))
+    full = {"iteration": 10, "samples": 1280, "gpu_hours": 0.5, "device": "cpu"} | row
+    directory.metrics.write_text(json.dumps(full) + "\n")
+    directory.update_state(state="stopped")
+    return directory
+
+
+def test_hours_are_foretold_from_the_record(tmp_path: Path) -> None:
+    own = ("logging.wandb=disabled", "evaluation.samples_per_prompt=2", "checkpoint.every_iterations=2")
+    recorded_run(tmp_path, "seed=0")
+    recorded_run(
+        tmp_path, "seed=5", gpu_hours=1.5, iteration=30, samples=3840
+    )  # .05 h an iteration, as above
+
+    def hours(*overrides: str) -> tuple[float | None, bool]:
+        (item,) = plan([(*own, f"paths.runs={tmp_path}", *overrides)])
+        assert isinstance(item, Run)
+        told, measured = look_back(tmp_path).hours(item)
+        return None if told is None else round(told, 9), measured
+
+    assert hours("seed=1", "budget.iterations=40") == (2.0, True)
+    assert hours("seed=1", "budget.iterations=null", "budget.samples=12800") == (5.0, True)
+    assert hours("seed=1", "budget.iterations=40", "budget.gpu_hours=0.7") == (0.7, True)
+    assert hours("seed=0") == (4.5, True)  # 100 iterations, of which it has 10
+    assert hours("objective=pepg", "batch.prompts=16") == (10.0, False)  # twice the samples of this policy
+    assert hours("policy=shapes") == (None, False)
+    assert hours("policy=shapes", "budget.gpu_hours=3") == (3.0, False)
+
+
+def test_a_sweep_over_its_hours_is_refused(tmp_path: Path) -> None:
+    recorded_run(tmp_path, "seed=9")
+
+    def runs_of(*overrides: str) -> list[Run]:
+        cells = [(f"paths.runs={tmp_path}", f"seed={seed}", *overrides) for seed in (0, 1)]
+        return [item for item in plan(cells) if isinstance(item, Run)]
+
+    guard(runs_of())
+    guard(runs_of("budget.sweep_gpu_hours=10"))  # two runs of 5 hours
+    with pytest.raises(UserError, match="2 runs need 10 GPU-hours by the record, more than .* = 9.9"):
+        guard(runs_of("budget.sweep_gpu_hours=9.9"))
+    with pytest.raises(UserError, match="cannot be kept: nothing like 2 of 2 runs"):
+        guard(runs_of("budget.sweep_gpu_hours=10", "policy=shapes"))
+    names = [{run.signature for run in runs_of(*own)} for own in ((), ("budget.sweep_gpu_hours=10",))]
+    assert names[0] == names[1]
+
+
+def test_a_run_goes_on_on_its_own_kind_of_device(tmp_path: Path) -> None:
+    directory = prepare(tmp_path, "budget.iterations=2")
+    directory.metrics.write_text(json.dumps({"iteration": 1, "gpu_hours": 0.25, "device": "NVIDIA X"}) + "\n")
+    with pytest.raises(UserError, match="began on 'NVIDIA X' and this is 'cpu'.*resources.any_device=true"):
+        train(directory)
+    assert len(read_rows(directory.metrics)) == 1
+    directory.config.write_text(directory.config.read_text().replace("any_device: false", "any_device: true"))
+    assert train(directory) == "done"
+    assert directory.read_state()["wasted_hours"] == 0.25  # a row without its checkpoint has to be run again
+    assert [row["device"] for row in read_rows(directory.metrics)] == ["cpu", "cpu"]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = prepare(tmp_path)
+    directory.update_state(state="running")
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="could not write .*state.json: No space left on device"):
+        directory.update_state(state="done")
+    assert directory.read_state() == {"state": "running"}
+    assert not list(directory.root.glob(".state.json.*"))

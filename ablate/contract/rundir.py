@@ -15,6 +15,7 @@ lock            held by the process that owns the run; the kernel lets go when i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -36,6 +37,7 @@ from ablate.contract.keys import ITERATION
 
 NOT_IDENTITY = ("resources", "logging", "paths", "sweep", "hydra", "choices", "preflight")
 PROMISES = "promises"  # a tag of a part, which cannot change what is learned either
+SWEEP_HOURS = "sweep_gpu_hours"  # a budget of the grid, not of a run
 Row = dict[str, Any]
 _TAILS = (1 << 14, 1 << 20)  # bytes at the end of a file: enough for most last rows, and for any
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is there
@@ -48,7 +50,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unpromised(node: Any) -> Any:
     if isinstance(node, Mapping):
-        return {key: _unpromised(value) for key, value in node.items() if key != PROMISES}
+        return {key: _unpromised(value) for key, value in node.items() if key not in (PROMISES, SWEEP_HOURS)}
     return node
 
 
@@ -191,14 +193,25 @@ class RunDir:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a small file so that a reader sees the old or the new one, never half.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; the old file stays.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise UserError(
+            f"could not write {path}: {error.strerror}; free some space or mend its permissions, and repeat"
+        ) from error
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
