@@ -59,7 +59,11 @@ class Recorder:
         import wandb  # 0.5 s, paid only by runs that show themselves
 
         shown = dict(values) | ({"eval/samples": wandb.Image(picture)} if picture else {})
-        self._view.log(shown)  # never with step=: W&B drops rows that come for an earlier step
+        try:
+            self._view.log(shown)  # never with step=: W&B drops rows that come for an earlier step
+        except wandb.errors.Error as error:
+            print(f"{self._run.root}: no longer shown on W&B ({error}); the record goes on", file=sys.stderr)
+            self._view = None
 
     def close(self) -> None:
         if self._view is not None:
@@ -91,15 +95,26 @@ def _wandb_run(run: RunDir, config: Mapping[str, Any]) -> Any:
         entity=logging["entity"],
         group=signature({key: value for key, value in config.items() if key != "seed"}),
         job_type="train",
-        tags=list(logging["tags"]),
+        tags=[*logging["tags"], *_tags(run, config)],
         config=dict(config),
         dir=str(run.root),
         mode=logging["wandb"],
         resume="allow",
-        settings=wandb.Settings(x_disable_stats=True, console="off", silent=True),
+        settings=wandb.Settings(x_disable_stats=True, console="off", silent=True, init_timeout=30),
     )
     view.define_metric(keys.GPU_HOURS)
     for pattern in ("reward/*", "eval/*"):
         view.define_metric(pattern, step_metric=keys.GPU_HOURS)
     view.define_metric("*", step_metric=keys.ITERATION)
     return view
+
+
+def _tags(run: RunDir, config: Mapping[str, Any]) -> list[str]:
+    """The row of a paper the run is, and the commit it runs: what one filters by and a config does not say."""
+    experiment = config.get("choices", {}).get("experiment")
+    lines = run.commit.read_text().splitlines() if run.commit.exists() else []
+    commits = [line.partition(": ")[2][:8] for line in lines if line.startswith("commit: ")]
+    row = (
+        [str(experiment)[:64]] if experiment not in (None, "None", "null") else []
+    )  # W&B takes 64 characters
+    return [*row, *commits[-1:]]

@@ -95,7 +95,8 @@ def slurm(*words: str) -> str:
         raise UserError(f"{words[0]} does not answer; try again when the cluster does") from error
     if told.returncode:
         lines = [line.strip() for line in told.stderr.splitlines() if line.strip()]
-        raise UserError(f"{words[0]}: {lines[-1] if lines else f'exit code {told.returncode}'}")
+        last = lines[-1].removeprefix(f"{words[0]}: ") if lines else f"exit code {told.returncode}"
+        raise UserError(f"{words[0]}: {last.removeprefix('error: ')}")
     return told.stdout
 
 

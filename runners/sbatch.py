@@ -98,7 +98,6 @@ def _submit(runs: Sequence[RunDir]) -> Batch:
         write_text(
             run.job, json.dumps(entry) + "\n"
         )  # first: a submission that dies here is found by its name
-        write_text(run.root / "job.sh", text)
     try:
         job = slurm("sbatch", "--parsable", str(folder / "job.sh")).strip().partition(";")[0]
     except UserError as error:
@@ -108,7 +107,20 @@ def _submit(runs: Sequence[RunDir]) -> Batch:
         raise UserError(f"{error}; {_cure(str(error), resources['slurm'])}") from error
     for run, entry in zip(runs, entries, strict=True):
         write_text(run.job, json.dumps(entry | {"job": f"{job}_{entry['index']}"}) + "\n")
+        write_text(run.root / "job.sh", text)
     return Batch(folder, job, tuple(runs))
+
+
+def submit_after(batches: Sequence[Batch], line: str) -> str:
+    """Queue a shell line for when every run of these batches has ended, however; returns its job's number.
+
+    Raises:
+        UserError: sbatch refuses.
+    """
+    ended = "afterany:" + ":".join(batch.job for batch in batches)
+    output = f"--output={batches[0].folder}/after.out"
+    words = ("sbatch", "--parsable", f"--dependency={ended}", output, f"--wrap={line}")
+    return slurm(*words).strip().partition(";")[0]
 
 
 def _cure(error: str, own: Mapping[str, Any]) -> str:

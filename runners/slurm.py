@@ -48,12 +48,17 @@ def launch(asked: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
         starting = [run for run in runs if submit.fate(run).starts]
         for run in runs:
             submit.snapshot(run) if run in starting else submit.name(run)
-        hand_over([run.directory for run in starting], out)
+        batches = hand_over([run.directory for run in starting], out)
+        after = runs[0].config["resources"]["slurm"]["after"]
+        if batches and after:
+            out.print(f"then as job {sbatch.submit_after(batches, after)}: {after}")
 
 
-def hand_over(directories: Sequence[RunDir], out: Console) -> None:
+def hand_over(directories: Sequence[RunDir], out: Console) -> list[sbatch.Batch]:
     """Submit and say under which numbers."""
+    batches = []
     for batch in sbatch.submit(directories):
+        batches.append(batch)
         last = len(batch.runs) - 1
         out.print(
             f"submitted {len(batch.runs)} runs as job {batch.job}_[0-{last}], script {batch.folder}/job.sh"
@@ -61,6 +66,7 @@ def hand_over(directories: Sequence[RunDir], out: Console) -> None:
     queue.listed.cache_clear()
     if directories:
         out.print("this shell may close; see them with: python -m runners status")
+    return batches
 
 
 @contextmanager
