@@ -110,7 +110,7 @@ def _wandb_run(run: RunDir, config: Mapping[str, Any]) -> Any:
 
 
 def _tags(run: RunDir, config: Mapping[str, Any]) -> list[str]:
-    """The row of a paper the run is, and the commit it runs: what one filters by and a config does not say."""
+    """The row of a paper the run is, and the commit it runs: what one filters by, beside the config."""
     experiment = config.get("choices", {}).get("experiment")
     lines = run.commit.read_text().splitlines() if run.commit.exists() else []
     commits = [line.partition(": ")[2][:8] for line in lines if line.startswith("commit: ")]
