@@ -20,6 +20,9 @@ from runners.plan import Run, plan
 class SlurmLauncher(LocalLauncher):
     """Hydra's door to ``launch``."""
 
+    def __init__(self) -> None:
+        super().__init__(equivalences=0)  # nobody stays to warn
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit the cells and return nothing: what becomes of them is in their directories."""
         launch(self.asked, job_overrides)
