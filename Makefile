@@ -9,11 +9,11 @@ SWEEP ?= demo
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test check mutants lint smoke plan report bench base clean
+.PHONY: help setup demo test test-slurm check mutants lint smoke plan report bench base clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## .venv with pinned versions; a no-op the second time
 
@@ -29,10 +29,14 @@ demo: setup ## the main job: three arms of an ablation on this machine's CPU, th
 	$(BIN)/python -m analysis report=demo
 
 test: setup ## all tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slurm"
+
+test-slurm: setup ## the launcher slurm on a real SLURM, brought up on this host; skipped where it cannot be installed
+	$(BIN)/python tests/slurm/cluster.py install
+	timeout 900 $(BIN)/python -m pytest -m slurm -rs tests/slurm
 
 check: lint ## ruff, mypy, and the tests that take seconds
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu and not slurm"
 
 mutants: setup ## plant bugs in the parts, one at a time, and count those that a test finds: many minutes
 	$(BIN)/python -m tests.mutants

@@ -30,6 +30,9 @@ FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own switch: its errors reach us as ex
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name=PRIMARY)
 def here(_: DictConfig) -> None:
     """Hydra's task function: the one run of this command line, in this process."""
+    launcher = HydraConfig.get().runtime.choices.get("hydra/launcher")
+    if launcher not in ("local", "basic"):
+        raise SystemExit(f"error: hydra/launcher={launcher} takes grids; add -m, for a single run too")
     try:
         train_here([str(override) for override in HydraConfig.get().overrides.task])
     except UserError as error:

@@ -10,6 +10,7 @@ from hydra.errors import InstantiationException
 
 from ablate.contract.compat import TAGS
 from ablate.contract.errors import UserError
+from ablate.contract.rundir import SWEEP_HOURS
 from ablate.distributed import Distributed
 from ablate.parts import Parts
 from ablate.preflight.preflight import Preflight
@@ -85,7 +86,7 @@ def batch_sizes(config: Config) -> BatchSizes:
 
 
 def budget(config: Config) -> Budget:
-    return settings(Budget, config["budget"])
+    return settings(Budget, {key: value for key, value in config["budget"].items() if key != SWEEP_HOURS})
 
 
 def evaluation(config: Config) -> tuple[EvaluationSettings, Sampler]:

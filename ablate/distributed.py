@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,10 @@ class Distributed:
     """Rank, device and the few collectives a run needs; several processes are started by torchrun."""
 
     def __init__(self, gpus: int) -> None:
-        if gpus > torch.cuda.device_count():
+        here = (
+            int(os.environ.get("LOCAL_WORLD_SIZE", gpus)) if gpus else 0
+        )  # one of several nodes has a share
+        if here > torch.cuda.device_count():
             raise IncompatibleRun(
                 f"resources.gpus = {gpus}, but this machine shows {torch.cuda.device_count()} GPUs; "
                 "choose resources=cpu, or a machine that has them"

@@ -70,7 +70,7 @@ def train(lab: Lab, recorder: Recorder | None, stopped: Callable[[], bool]) -> s
     clock = Clock(lab.distributed, now.gpu_hours)
     line = ProgressLine(lab.run.name, enabled=recorder is not None, spent=_spent(lab, now))
     if recorder is not None:
-        recorder.rewind(now.iteration)
+        recorder.rewind(now.iteration, now.gpu_hours)
     if now.iteration == 0:
         _evaluate(lab, recorder, now, clock)
     shown = 0.0

@@ -8,7 +8,7 @@ from typing import Any
 
 from ablate.contract import keys
 from ablate.contract.errors import DivergedRun
-from ablate.contract.rundir import RunDir, append_row, cut_rows, finite, read_rows, signature
+from ablate.contract.rundir import RunDir, append_row, cut_rows, finite, last_row, read_rows, signature
 
 
 class Recorder:
@@ -18,8 +18,12 @@ class Recorder:
         self._run = run
         self._view = _view(run, config) if config["logging"]["wandb"] != "disabled" else None
 
-    def rewind(self, iteration: int) -> None:
-        """Drop rows a resumed run will write again."""
+    def rewind(self, iteration: int, gpu_hours: float) -> None:
+        """Drop rows a resumed run will write again; what they had cost is added to ``wasted_hours``."""
+        lost = last_row(self._run.metrics).get(keys.GPU_HOURS, 0.0) - gpu_hours
+        if lost > 0:
+            before = self._run.read_state().get("wasted_hours", 0.0)
+            self._run.update_state(wasted_hours=before + lost)
         cut_rows(self._run.metrics, iteration)
         cut_rows(self._run.evals, iteration)
 
@@ -55,7 +59,11 @@ class Recorder:
         import wandb  # 0.5 s, paid only by runs that show themselves
 
         shown = dict(values) | ({"eval/samples": wandb.Image(picture)} if picture else {})
-        self._view.log(shown)  # never with step=: W&B drops rows that come for an earlier step
+        try:
+            self._view.log(shown)  # never with step=: W&B drops rows that come for an earlier step
+        except wandb.errors.Error as error:
+            print(f"{self._run.root}: no longer shown on W&B ({error}); the record goes on", file=sys.stderr)
+            self._view = None
 
     def close(self) -> None:
         if self._view is not None:
@@ -87,15 +95,26 @@ def _wandb_run(run: RunDir, config: Mapping[str, Any]) -> Any:
         entity=logging["entity"],
         group=signature({key: value for key, value in config.items() if key != "seed"}),
         job_type="train",
-        tags=list(logging["tags"]),
+        tags=[*logging["tags"], *_tags(run, config)],
         config=dict(config),
         dir=str(run.root),
         mode=logging["wandb"],
         resume="allow",
-        settings=wandb.Settings(x_disable_stats=True, console="off", silent=True),
+        settings=wandb.Settings(x_disable_stats=True, console="off", silent=True, init_timeout=30),
     )
     view.define_metric(keys.GPU_HOURS)
     for pattern in ("reward/*", "eval/*"):
         view.define_metric(pattern, step_metric=keys.GPU_HOURS)
     view.define_metric("*", step_metric=keys.ITERATION)
     return view
+
+
+def _tags(run: RunDir, config: Mapping[str, Any]) -> list[str]:
+    """The row of a paper the run is, and the commit it runs: what one filters by, beside the config."""
+    experiment = config.get("choices", {}).get("experiment")
+    lines = run.commit.read_text().splitlines() if run.commit.exists() else []
+    commits = [line.partition(": ")[2][:8] for line in lines if line.startswith("commit: ")]
+    row = (
+        [str(experiment)[:64]] if experiment not in (None, "None", "null") else []
+    )  # W&B takes 64 characters
+    return [*row, *commits[-1:]]

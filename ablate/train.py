@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from ablate import build
-from ablate.contract import compat
+from ablate.contract import compat, keys
 from ablate.contract.errors import UserError
-from ablate.contract.rundir import RunDir
+from ablate.contract.rundir import RunDir, last_row
 from ablate.distributed import Distributed
 from ablate.evaluate import Evaluator
 from ablate.loop import Lab, train
@@ -42,6 +42,7 @@ def run(directory: RunDir) -> str:
 
 
 def _train(directory: RunDir, config: Mapping[str, Any], distributed: Distributed) -> str:
+    _same_device(directory, config["resources"], distributed)
     lab = assemble(directory, config, distributed)
     recorder = Recorder(directory, config) if distributed.is_main else None
     try:
@@ -53,6 +54,20 @@ def _train(directory: RunDir, config: Mapping[str, Any], distributed: Distribute
     if distributed.is_main:
         directory.update_state(state=outcome)
     return outcome
+
+
+def _same_device(directory: RunDir, resources: Mapping[str, Any], distributed: Distributed) -> None:
+    """Hours of two kinds of device do not add up, and neither do their bits.
+
+    Raises:
+        UserError: the run began on another kind, and ``resources.any_device`` does not allow that.
+    """
+    before = last_row(directory.metrics).get(keys.DEVICE, distributed.device_name)
+    if before != distributed.device_name and not resources.get("any_device"):
+        raise UserError(
+            f"{directory.root} began on {before!r} and this is {distributed.device_name!r}; go on there, or "
+            "say resources.any_device=true: rows name their device, and the bits differ"
+        )
 
 
 def assemble(directory: RunDir, config: Mapping[str, Any], distributed: Distributed) -> Lab:
@@ -95,7 +110,10 @@ def _state(directory: RunDir, distributed: Distributed) -> Iterator[None]:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """SIGTERM and Ctrl-C ask for a checkpoint and an end after this iteration; a second Ctrl-C insists."""
+    """SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl-C ask to save and end after this iteration.
+
+    A second Ctrl-C insists.
+    """
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -103,7 +121,8 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield lambda: bool(asked)
     finally:

@@ -58,6 +58,7 @@ class Composer:
 
     loader: ConfigLoader
     _bases: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
+    _defaults: dict[tuple[str, ...], Tree] = field(default_factory=dict)
     _known: dict[str, list[str]] = field(default_factory=dict)
 
     def cell(self, overrides: Sequence[str]) -> Cell:
@@ -70,8 +71,8 @@ class Composer:
         groups = [override for override in parsed if self._options(override.key_or_group)]
         for override in groups:
             self._check_group(override)
-        base = self._base(tuple(_text(override) for override in groups))
-        defaults = _tree(base, throw_on_missing=False)
+        chosen = tuple(_text(override) for override in groups)
+        base, defaults = self._base(chosen), self._default(chosen)
         values = [override for override in parsed if override not in groups]
         for override in values:
             self._check_key(override, defaults)
@@ -114,6 +115,11 @@ class Composer:
         if groups not in self._bases:
             self._bases[groups] = self._compose(groups)
         return self._bases[groups]
+
+    def _default(self, groups: tuple[str, ...]) -> Tree:
+        if groups not in self._defaults:  # the same for all seeds of a grid
+            self._defaults[groups] = _tree(self._base(groups), throw_on_missing=False)
+        return self._defaults[groups]
 
     def _options(self, group: str) -> list[str]:
         if group not in self._known:
@@ -192,7 +198,8 @@ def _own(full: DictConfig) -> DictConfig:
 
 def _tree(full: DictConfig, *, throw_on_missing: bool) -> Tree:
     try:
-        tree = OmegaConf.to_container(_own(full), resolve=True, throw_on_missing=throw_on_missing)
+        own = _own(full) if "hydra" in full else full  # a copy costs more than all the rest
+        tree = OmegaConf.to_container(own, resolve=True, throw_on_missing=throw_on_missing)
     except COMPOSER_ERRORS as error:
         raise UserError(one_line(error)) from error
     assert isinstance(tree, dict)

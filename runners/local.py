@@ -23,6 +23,7 @@ from rich.table import Table
 
 from ablate.contract import files
 from runners import equal, process, submit, view
+from runners.forecast import guard
 from runners.machine import Machine, Seat, this_machine
 from runners.plan import Run, plan
 from runners.submit import Fate
@@ -85,13 +86,18 @@ def launch(asked: Sequence[str], cells: Sequence[Sequence[str]], equivalences: i
         machine.check(run.config["resources"])
         if submit.fate(run).starts:
             files.check(run.config)
+    guard(runs)
     submit.record(asked, items)
     out.print(view.show_plan(items))
     labels = view.labels(items)
     jobs = [_job(run, labels[run.overrides]) for run in runs]
-    left = [job for job in jobs if job.fate.starts]
-    watch = equal.watch(runs if left else [], equivalences, out)
-    Crew(machine, left, out, watch).work()
+    left = any(job.fate.starts for job in jobs)
+    return attend(jobs, machine, out, equal.watch(runs if left else [], equivalences, out))
+
+
+def attend(jobs: Sequence[Job], machine: Machine, out: Console, watch: equal.Watch) -> list[Job]:
+    """Run what is left of these, show what became of all; returns those that failed or were stopped."""
+    Crew(machine, [job for job in jobs if job.fate.starts], out, watch).work()
     if jobs:
         out.print(view.table("results", COLUMNS, (job.row() for job in jobs)))
     failed = [job for job in jobs if job.state in ("failed", "stopped")]

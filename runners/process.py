@@ -15,24 +15,19 @@ from typing import Any
 import psutil
 
 from ablate.contract.rundir import RunDir
+from runners import freeze
 
 PATIENCE_S = 60.0  # between asking a run to stop and killing it: it ends its iteration and saves first
 PAUSE_S = 0.1
 
 
-def command(directory: RunDir, processes: int) -> list[str]:
+def command(directory: RunDir, processes: int, python: Sequence[str] = (sys.executable,)) -> list[str]:
     """The trainer on a run directory; under torchrun when it needs several processes."""
     trainer = ["-m", "ablate.train", str(directory.root)]
     if processes == 1:
-        return [sys.executable, *trainer]
-    return [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-        *trainer,
-    ]
+        return [*python, *trainer]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*python, *torchrun, *trainer]
 
 
 def threads(resources: Mapping[str, Any]) -> dict[str, str]:
@@ -43,13 +38,14 @@ def threads(resources: Mapping[str, Any]) -> dict[str, str]:
 def start(directory: RunDir, resources: Mapping[str, Any], gpus: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start a run in a process group of its own, its output appended to log.txt."""
     own = {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "PYTHONUNBUFFERED": "1"}
+    frozen = freeze.environment(freeze.code_of(directory))
     with directory.log.open("ab") as log:
         return subprocess.Popen(
             command(directory, int(resources["processes"])),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | threads(resources) | own,
+            env=os.environ | threads(resources) | own | frozen,
             start_new_session=True,
         )
 
@@ -58,7 +54,7 @@ def attend(directory: RunDir, resources: Mapping[str, Any]) -> int:
     """Run in the foreground until it ends; returns its exit code. Ctrl-C and SIGTERM let it save first."""
     child = subprocess.Popen(
         command(directory, int(resources["processes"])),
-        env=os.environ | threads(resources),
+        env=os.environ | threads(resources) | freeze.environment(freeze.code_of(directory)),
         start_new_session=True,
     )
     with interruptible():

@@ -8,6 +8,7 @@ from types import ModuleType
 from hydra.core.plugins import Plugins
 
 from runners.local import LocalLauncher
+from runners.slurm import SlurmLauncher
 
 PACKAGE = "hydra_plugins"  # Hydra 1.3 takes a plugin only from a module below this one
 MODULE = f"{PACKAGE}.ablate_launchers"
@@ -24,7 +25,7 @@ def register() -> None:
         sys.modules[PACKAGE] = parent
     module = ModuleType(MODULE)
     sys.modules[MODULE] = module
-    for launcher in (LocalLauncher,):
+    for launcher in (LocalLauncher, SlurmLauncher):
         named = type(launcher.__name__, (launcher,), {"__module__": MODULE})
         setattr(module, named.__name__, named)
         plugins.register(named)

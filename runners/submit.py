@@ -1,10 +1,9 @@
-"""What a submission leaves on disk: the snapshot of each run, and the record of its grid. No torch."""
+"""What a submission leaves on disk: each run's config and code, and the record of its grid. No torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from enum import Enum
@@ -15,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from ablate.contract.rundir import write_text
-from runners.compose import CONF
+from runners import freeze, queue
 from runners.plan import Overrides, Refused, Run, sweep_names
 
 PACKAGES = (
@@ -32,11 +31,12 @@ PACKAGES = (
 
 
 class Fate(Enum):
-    """What submitting a run means, told from its directory alone."""
+    """What submitting a run means, told from its directory, and from SLURM's queue if it was ever there."""
 
     START = "start"
     RESUME = "resume"
     DONE = "done before"
+    QUEUED = "already queued"
     LIVE = "already running"
 
     @property
@@ -46,24 +46,28 @@ class Fate(Enum):
 
 
 def fate(run: Run) -> Fate:
-    """Done is skipped, live is left alone, dead or failed goes on from its checkpoint."""
+    """Done is skipped, live or queued is left alone, dead or failed goes on from its checkpoint."""
     directory = run.directory
     if directory.is_live():
         return Fate.LIVE
     state = directory.read_state()
     if state.get("state") == "done":
         return Fate.DONE
+    job = queue.job_of(directory)
+    if job is not None and job.active:
+        return Fate.LIVE if job.running else Fate.QUEUED
     return Fate.RESUME if state else Fate.START
 
 
 def snapshot(run: Run) -> None:
-    """Write what the trainer reads, so that editing conf/ later does not touch the run."""
+    """Write what the trainer reads and keep what it imports: later edits do not touch the run."""
     directory = run.directory
+    freeze.store(directory.root.parent)
     config = {**run.config, "choices": dict(run.choices)}
     write_text(directory.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     name(run)
     known = directory.commit.read_text() if directory.commit.exists() else ""
-    if version() not in known:
+    if not known.endswith(version()):
         write_text(directory.commit, known + version())
 
 
@@ -79,18 +83,12 @@ def name(run: Run) -> None:
 @cache
 def version() -> str:
     """The code's commit, whether it was edited since, and the versions of what it stands on."""
-    commit = _git("rev-parse", "HEAD") or "unknown"
-    dirty = bool(_git("status", "--porcelain", "--untracked-files=no")) if commit != "unknown" else None
+    commit = freeze.git("rev-parse", "HEAD") or "unknown"
+    edited = freeze.git("status", "--porcelain", "--untracked-files=no")
+    dirty = bool(edited) if commit != "unknown" else None
     lines = [f"commit: {commit}", f"dirty: {json.dumps(dirty)}"]
-    return "\n".join([*lines, *(f"{package}: {_installed(package)}" for package in PACKAGES)]) + "\n"
-
-
-def _git(*words: str) -> str:
-    command = ["git", "-C", str(CONF), *words]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (subprocess.CalledProcessError, FileNotFoundError):  # no repository, no commit, or no git
-        return ""
+    lines += [f"{package}: {_installed(package)}" for package in PACKAGES]
+    return "\n".join([*lines, f"code: {freeze.digest()}"]) + "\n"
 
 
 def _installed(package: str) -> str:

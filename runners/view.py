@@ -13,9 +13,11 @@ from rich.text import Text
 
 from ablate.contract import files, keys
 from ablate.contract.rundir import Row, RunDir, last_row
+from runners.forecast import Forecast, look_back
 from runners.plan import Overrides, Refused, Run
 from runners.submit import Fate, fate
 
+PLANNED = ("run", "cell", "on submission", "device_h", "also asked as")
 WIDE = 200  # columns where nobody looks: a log keeps whole lines
 STYLES = {
     "done": "green",
@@ -35,7 +37,7 @@ def console() -> Console:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Rows of text; the words for states are coloured."""
-    view = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    view = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
         numeric = column in ("iteration", "reward", "device_h", "eta", "idle")
         view.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
@@ -57,15 +59,17 @@ def show_plan(items: Sequence[Run | Refused]) -> Group:
     names = labels(items)
     runs = [item for item in items if isinstance(item, Run)]
     refused = [item for item in items if isinstance(item, Refused)]
-    listed = [(run.signature, names[run.overrides], fate(run).value, _aliases(run)) for run in runs]
+    needed = _needed(runs)
+    listed = [
+        (run.signature, names[run.overrides], fate(run).value, hours, _aliases(run))
+        for run, hours in zip(runs, needed, strict=True)
+    ]
     reasons = [(names[item.overrides], "refused", "; ".join(item.reasons)) for item in refused]
     parts = []
     if listed:
         counts = Counter(fate(run).value for run in runs)
         title = ", ".join(f"{number} {word}" for word, number in counts.items())
-        parts.append(
-            table(f"{len(listed)} runs: {title}", ("run", "cell", "on submission", "also asked as"), listed)
-        )
+        parts.append(table(f"{len(listed)} runs: {title}", PLANNED, listed))
     if reasons:
         parts.append(table(f"{len(reasons)} refused", ("cell", "", "reason"), reasons))
     return Group(*parts)
@@ -76,6 +80,17 @@ def lacking(items: Sequence[Run | Refused]) -> list[str]:
     runs = [item for item in items if isinstance(item, Run) and fate(item).starts]
     told = dict.fromkeys(problem for run in runs for problem in files.missing(run.config))
     return [f"cannot start on this machine: {problem}" for problem in told]
+
+
+def _needed(runs: Sequence[Run]) -> list[str]:
+    """Predicted device-hours of what would start: "~" from other arms, "?" unknown, "-" nothing to do."""
+    told = look_back(runs[0].directory.root.parent) if runs else Forecast()
+    texts = []
+    for run in runs:
+        hours, measured = told.hours(run) if fate(run).starts else (0.0, True)
+        number = "?" if hours is None else f"{'' if measured else '~'}{hours:.3g}"
+        texts.append(number if fate(run).starts else "-")
+    return texts
 
 
 def _aliases(run: Run) -> str:

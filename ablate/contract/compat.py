@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from ablate.contract.rundir import PROMISES
+from ablate.contract.rundir import PROMISES, SWEEP_HOURS
 
 TAGS = (
     "requires",
@@ -152,8 +152,9 @@ def _device_problems(resources: Mapping[str, Any]) -> Iterator[str]:
 
 def _budget_problems(budget: Mapping[str, Any]) -> Iterator[str]:
     given = [name for name, value in budget.items() if value is not None]
-    if not given:
-        yield f"the budget is empty; give one of {', '.join('budget.' + name for name in budget)}"
+    own = [name for name in budget if name != SWEEP_HOURS]
+    if not set(given) & set(own):
+        yield f"the budget is empty; give one of {', '.join('budget.' + name for name in own)}"
     for name in given:
         if type(budget[name]) not in (int, float) or not budget[name] > 0:
             yield f"budget.{name} = {budget[name]} must be a positive number"

@@ -2,17 +2,20 @@
 
 config.yaml     the resolved config; the run reads this and never composes again
 overrides.txt   every command line that asked for this run
-commit.txt      code version and package versions at submission
+commit.txt      code version and package versions at each submission, the last one last
 state.json      state, pid, host, iteration, last error line
 preflight.json  what was checked before the first update, and what was found
 metrics.jsonl   one row per iteration      eval.jsonl   one row per evaluation
 images/         sample grids               checkpoints/ latest.ckpt
 log.txt         output of the process, when a launcher started it
+job.json        the SLURM submission it was last part of
+attempts.jsonl  one row per SLURM job that worked on it: waited, ran, how it ended
 lock            held by the process that owns the run; the kernel lets go when it dies
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -34,8 +37,9 @@ from ablate.contract.keys import ITERATION
 
 NOT_IDENTITY = ("resources", "logging", "paths", "sweep", "hydra", "choices", "preflight")
 PROMISES = "promises"  # a tag of a part, which cannot change what is learned either
+SWEEP_HOURS = "sweep_gpu_hours"  # a budget of the grid, not of a run
 Row = dict[str, Any]
-_TAIL_BYTES = 1 << 20  # more than any row
+_TAILS = (1 << 14, 1 << 20)  # bytes at the end of a file: enough for most last rows, and for any
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is there
 
 
@@ -46,7 +50,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unpromised(node: Any) -> Any:
     if isinstance(node, Mapping):
-        return {key: _unpromised(value) for key, value in node.items() if key != PROMISES}
+        return {key: _unpromised(value) for key, value in node.items() if key not in (PROMISES, SWEEP_HOURS)}
     return node
 
 
@@ -107,6 +111,14 @@ class RunDir:
         return self.root / "log.txt"
 
     @property
+    def job(self) -> Path:
+        return self.root / "job.json"
+
+    @property
+    def attempts(self) -> Path:
+        return self.root / "attempts.jsonl"
+
+    @property
     def lock(self) -> Path:
         return self.root / "lock"
 
@@ -148,8 +160,12 @@ class RunDir:
             except OSError as error:
                 if error.errno in (errno.EAGAIN, errno.EACCES):
                     return True
-                raise
+                raise UserError(self._lockless(error)) from error
         return False
+
+    def _lockless(self, error: OSError) -> str:
+        cure = "point RUNS_DIR at a file system that has locks"
+        return f"{self.root}: its file system cannot lock files ({error.strerror}); {cure}"
 
     def taken(self) -> str:
         """What to say to somebody who wants a live run."""
@@ -170,20 +186,32 @@ class RunDir:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise UserError(self.taken()) from error
+                taken = error.errno in (errno.EAGAIN, errno.EACCES)
+                raise UserError(self.taken() if taken else self._lockless(error)) from error
             self.update_state(pid=os.getpid(), host=socket.gethostname(), started=time.time())
             yield
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a small file so that a reader sees the old or the new one, never half.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; the old file stays.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise UserError(
+            f"could not write {path}: {error.strerror}; free some space or mend its permissions, and repeat"
+        ) from error
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
@@ -244,9 +272,14 @@ def last_row(path: Path) -> Row:
     """The last whole row, read from the end of the file; {} before the first."""
     if not path.exists():
         return {}
+    lines: list[bytes] = []
     with path.open("rb") as handle:
-        handle.seek(max(0, handle.seek(0, os.SEEK_END) - _TAIL_BYTES))
-        lines = handle.read().split(b"\n")[:-1]  # what follows the last newline is torn
+        size = handle.seek(0, os.SEEK_END)
+        for tail in _TAILS:
+            handle.seek(max(0, size - tail))
+            lines = handle.read().split(b"\n")[:-1]  # what follows the last newline is torn
+            if len(lines) > 1 or tail >= size:
+                break
     try:
         return dict(json.loads(lines[-1])) if lines else {}
     except ValueError as error:
