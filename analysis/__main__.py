@@ -14,6 +14,7 @@ import yaml
 from ablate.contract.errors import UserError
 from analysis.compare import HELP as COMPARE
 from analysis.compare import told
+from analysis.keep import keep_runs
 from analysis.page import write_page
 from analysis.record import RunRecord
 from analysis.report import SEED, build, choose_from, figures, table_md, write_figures, write_tables
@@ -39,6 +40,8 @@ Figures, tables and one page from recorded runs; nothing is trained and no numbe
                    alone: a folder, a run, signatures with commas between, offline:FOLDER for
                    W&B's offline files below it, or wandb:entity/project for a W&B server
   out=FOLDER       files go to FOLDER/<report>/ (default: reports)
+  keep=true        and FOLDER/<report>/runs/ gets the runs' rows, configs, first and last pictures, to be
+                   committed: report=NAME runs=FOLDER/<report>/runs draws the same from there
   title= metric= threshold= labels= statistic= unfinished= reference= published=
                    change a key of the report, e.g. metric=partial threshold=0.6 unfinished=true
 
@@ -55,13 +58,16 @@ def main(arguments: Sequence[str]) -> int:
         return answer(arguments[1:])
     try:
         given = parse(arguments)
-        out = Path(given.pop("out", "reports"))
+        out, keep = Path(given.pop("out", "reports")), given.pop("keep", "false") == "true"
         spec, records, sweep, missing = gather(given)
         report = build(spec, records, sweep=sweep, missing=missing)
         drawn = figures(report)
         folder = out / spec.name
         paths = [*write_figures(drawn, folder), *write_tables(report, folder)]
         paths.append(write_page(report, drawn, folder))
+        if keep:
+            home = Path(given.get("runs", os.environ.get("RUNS_DIR", "runs")))
+            paths += keep_runs(records, home, spec.sweep, folder / "runs")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -97,7 +103,7 @@ def answer(arguments: Sequence[str]) -> int:
 
 
 def parse(
-    arguments: Sequence[str], known: Sequence[str] = ("report", "runs", "out", *KEYS)
+    arguments: Sequence[str], known: Sequence[str] = ("report", "runs", "out", "keep", *KEYS)
 ) -> dict[str, str]:
     """{"report": "demo"} from ["report=demo"].
 
