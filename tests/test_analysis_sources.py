@@ -112,7 +112,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     run = begin(tmp_path_factory.mktemp("runs"))
     write(run, range(5))
     recorder = Recorder(run, CONFIG | {"logging": {"wandb": "disabled"}})
-    recorder.rewind(3)
+    recorder.rewind(3, 0.0)
     write(run, range(4, 8))
     return run
 

@@ -126,4 +126,4 @@ def _signal(c: Tensor, siblings: Siblings) -> Tensor:
     """Size of C over that of the group's covariance of credit and endpoint; near 0, nothing is trained."""
     credit = siblings.advantage - siblings.advantage.mean(1, keepdim=True)
     whole = _weighted(credit / credit.shape[1], siblings.x0)
-    return _rms(c).mean() / _rms(whole).mean().clamp(min=torch.finfo(c.dtype).tiny)
+    return (_rms(c) / _rms(whole).clamp(min=torch.finfo(c.dtype).tiny)).mean()

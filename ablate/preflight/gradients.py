@@ -64,6 +64,10 @@ def regularizer_reaches_theta(trial: Trial) -> Finding:
         }
     if not norms:
         return absent(name, "there is no regularizer")
+    for word in [word for word, norm in norms.items() if norm == 0]:
+        with trial.kept():  # a hinge rests on one side of its anchor
+            trial.nudge(-1.0)
+            norms[word] = _norm(trial, terms[word].uses, terms[word])
     worst = min(norms, key=lambda word: (0 < norms[word] < torch.inf, norms[word]))
     which = f"regularizer's term '{worst}'" if worst else "regularizer"
     what = f"with theta moved a little, the norm of the {which}'s gradient in theta"

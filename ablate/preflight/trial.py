@@ -78,14 +78,14 @@ class Trial:
             self.policy.load_state_dict(state)
 
     @torch.no_grad()
-    def nudge(self) -> None:
-        """Move every weight of theta a little, LoRA's zeros too; always by the same noise."""
+    def nudge(self, sign: float = 1.0) -> None:
+        """Move every weight of theta a little, LoRA's zeros too; always by the same noise, times ``sign``."""
         parameters = self.policy.parameters()
         generator = self.key.of("nudge").generator()
         typical = _rms(torch.cat([_rms(p).view(1) for p in parameters]))
         for p in parameters:
             noise = torch.randn(p.shape, generator=generator).to(p)
-            p.add_(_NUDGE * torch.maximum(_rms(p), typical).to(p) * noise)
+            p.add_(sign * _NUDGE * torch.maximum(_rms(p), typical).to(p) * noise)
 
 
 def _rms(values: Tensor) -> Tensor:
